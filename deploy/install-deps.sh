@@ -1,0 +1,48 @@
+#!/bin/sh
+# Installs the Debian packages that xmoe needs, and only those that are missing. The one place where
+# dependencies are named; the Makefile, the Dockerfile and CI all call it.
+#
+#   deploy/install-deps.sh [build] [runtime] [test] [lint] [container]     default: build
+set -eu
+
+build="gcc libc6-dev make pkg-config libmicrohttpd-dev libcjson-dev libopenblas-pthread-dev libpcre2-dev"
+runtime="libmicrohttpd12 libcjson1 libopenblas0-pthread libpcre2-8-0"
+test="libcmocka-dev curl python3 xz-utils"
+lint="clang-format clang-tidy cppcheck"
+container="buildah debootstrap"
+
+packages=
+for group in "${@:-build}"; do
+    case $group in
+    build) packages="$packages $build" ;;
+    runtime) packages="$packages $runtime" ;;
+    test) packages="$packages $build $test" ;;
+    lint) packages="$packages $build $lint" ;;
+    container) packages="$packages $container" ;;
+    *)
+        echo "install-deps.sh: unknown group '$group' (build, runtime, test, lint, container)" >&2
+        exit 2
+        ;;
+    esac
+done
+
+missing=
+for package in $packages; do
+    status=$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$status" = installed ] || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+as_root=
+if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || {
+        echo "install-deps.sh: these packages are missing, install them as root:$missing" >&2
+        exit 1
+    }
+    as_root=sudo
+fi
+echo "installing:$missing" >&2
+export DEBIAN_FRONTEND=noninteractive
+$as_root apt-get update -qq
+# shellcheck disable=SC2086
+$as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null

@@ -1,0 +1,30 @@
+/*
+ * pool.h - the compute threads ("compute-k") and the parallel regions they run.
+ *
+ * A pool of n threads is n - 1 workers and the thread that opens regions; one thread at a time may
+ * open a region. A region is `tasks` calls of one function, handed out in order from a counter, so
+ * uneven tasks balance themselves; which thread runs which task is not fixed, so tasks must write
+ * disjoint outputs. Workers spin for a short while after a region, then sleep.
+ */
+#ifndef XM_BASE_POOL_H
+#define XM_BASE_POOL_H
+
+#include "base/error.h"
+
+typedef struct xm_pool xm_pool;
+
+/* task in [0, tasks); thread in [0, threads) is the one that runs it (for per-thread scratch). */
+typedef void (*xm_task_fn)(void *context, int32_t task, int32_t thread);
+
+/* threads: 0 means all CPUs this process may use. */
+xmoe_status xm_pool_create(int32_t threads, xm_pool **pool, xmoe_error *error);
+void xm_pool_free(xm_pool *pool);
+int32_t xm_pool_threads(const xm_pool *pool);
+
+/* Runs the region and returns when all its tasks are done. pool may be NULL: runs on the caller. */
+void xm_pool_run(xm_pool *pool, int32_t tasks, xm_task_fn function, void *context);
+
+/* CPUs that this process may use. */
+int32_t xm_cpu_count(void);
+
+#endif
