@@ -1,0 +1,145 @@
+/*
+ * kernels.h - the arithmetic of the forward pass: one table of functions per instruction set.
+ *
+ * Every variant (scalar, avx2, avx512) gives the same bits. The order of additions and every
+ * rounding is part of each function's contract below, so that a result depends neither on the
+ * machine, nor on the threads, nor on which rows share a batch. scalar.c is the reference and says
+ * it in plain loops; a SIMD variant computes 16 outputs side by side, never parts of one sum,
+ * unless the contract says "16 partial sums". fma(a, b, c) rounds once everywhere (fmaf in the
+ * reference).
+ *
+ * Weights are packed once at load (pack.c) into panels of 16 output rows with the rows' elements
+ * side by side, the same layout for all variants. A panel holds, for k columns: F32        float
+ * [k][16] F16, BF16  uint16_t [k][16] Q8_0       per 32 columns: F16 scale[16], then int8 [16
+ * pairs][16 rows][2]: the pair j of row r is columns 2j and 2j+1 of the block Q4_0       per 32
+ * columns: F16 scale[16], then uint8 [8][16 rows][2]: low nibble of [j][r][s] is column 2j+s, high
+ * nibble is column 2(j+8)+s; value = nibble - 8 Rows beyond the matrix in its last panel are zero.
+ *
+ * Activations meet block-quantised weights as int16 with one scale per 32 columns: products of int8
+ * and int16 add up exactly in int32 (32 * 127 * 32767 < 2^31), and the rounding of activations to
+ * 15 bits stays far below that of the weights.
+ */
+#ifndef XM_KERNELS_KERNELS_H
+#define XM_KERNELS_KERNELS_H
+
+#include "base/error.h"
+#include "format/weight_type.h"
+
+enum { XM_PANEL = 16 };     /* output rows of a panel, and lanes of every SIMD variant */
+enum { XM_KV_TOKENS = 16 }; /* tokens of a KV block: a block's keys are one panel */
+
+/* Rows of activations in the forms that kernels take. Row i starts at f32 + i * stride, i16 + i *
+ * stride, scales + i * (stride / 32). stride is a multiple of 32; columns beyond k are zero. */
+typedef struct {
+    float *f32;
+    int16_t *i16;
+    float *scales;
+    size_t stride;
+} xm_activations;
+
+/* One call of a panel kernel: 16 outputs for each of row_count rows. */
+typedef struct {
+    const void *panel;
+    size_t columns; /* k */
+    const xm_activations *x;
+    const int32_t *rows; /* [row_count] row numbers in x */
+    int32_t row_count;
+    const float *bias; /* [lanes], added last; NULL: none */
+    float *out;        /* output i, lane l at out[i * out_stride + l] */
+    size_t out_stride;
+    int32_t lanes; /* 1..16: outputs to write */
+} xm_panel_job;
+
+/* Attention of one head: query_count queries at consecutive positions, query i over the first
+ * first_count + i tokens. Keys of a block are [head_length][16 tokens], values [16 tokens]
+ * [head_length], F32 or F16. */
+typedef struct {
+    const float *query; /* query i at query + i * query_stride */
+    size_t query_stride;
+    int32_t query_count;
+    int32_t first_count; /* >= 1 */
+    int32_t head_length;
+    float scale;
+    const void *const *keys;   /* per KV block */
+    const void *const *values; /* per KV block */
+    float *scores;             /* scratch: query_count * scores_stride floats */
+    size_t scores_stride;      /* >= tokens of the last query, rounded up to 16 */
+    float *out;                /* query i's result at out + i * out_stride */
+    size_t out_stride;
+} xm_attention_job;
+
+typedef struct xm_kernels {
+    const char *name;
+
+    /* out = bias + x . W^T for one panel. By weight type of the panel:
+     *   F32 F16 BF16: two sums, over even and over odd columns, each acc = fma(w, x, acc) in order
+     * of columns from +0; result (even + odd), then + bias. Weights convert exactly. Q8_0 Q4_0: per
+     * block of 32 columns s = sum of w * x in int32 (exact); acc = fma((float)s, w_scale * x_scale,
+     * acc) in order of blocks from +0; then + bias. */
+    void (*panel_f32)(const xm_panel_job *job);
+    void (*panel_f16)(const xm_panel_job *job);
+    void (*panel_bf16)(const xm_panel_job *job);
+    void (*panel_q8_0)(const xm_panel_job *job);
+    void (*panel_q4_0)(const xm_panel_job *job);
+
+    /* Per 32 values: scale = max|x| / 32767 (0 if the maximum is 0 or not finite... then q = 0),
+     * q = round-to-nearest-even(x * (1 / scale)). count is a multiple of 32. */
+    void (*quantize_i16)(const float *x, size_t count, int16_t *q, float *scales);
+
+    /* Scores s_t = scale * (q . k_t) with the dot as in panel_f32 over head_length; softmax as
+     * below over the query's tokens; out_d = acc over tokens in order, acc = fma(p_t, v_t[d], acc)
+     * from +0. The last block's tokens beyond the query's count are not read into any result. */
+    void (*attention_f32)(const xm_attention_job *job);
+    void (*attention_f16)(const xm_attention_job *job);
+
+    /* In place. m = max; e_i = exp(x_i - m) (the shared polynomial exp); sum in 16 partial sums (i
+     * mod 16, in order), folded 16->8->4->2->1 by adding the upper half to the lower; x_i = e_i /
+     * sum. */
+    void (*softmax)(float *x, size_t count);
+    /* log(sum exp x_i) with the same max, exp and partial sums; the log is libm's logf. */
+    float (*log_sum_exp)(const float *x, size_t count);
+    /* mean and variance by 16 partial sums folded as above; out = (x - mean) * (1 / sqrt(variance +
+     * epsilon)) * weight + bias, left to right, no fma. out may be x. */
+    void (*layer_norm)(const float *x, const float *weight, const float *bias, float epsilon,
+                       size_t count, float *out);
+    /* In place: x / 2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))), tanh through the shared exp;
+     * within 2 ulp-ish (1e-6 relative or 1e-7 absolute) of the exact value, safe for all inputs. */
+    void (*gelu)(float *x, size_t count);
+    void (*add)(float *x, const float *y, size_t count); /* x += y */
+    void (*scaled_add)(float *x, float scale, const float *y,
+                       size_t count); /* x = fma(scale, y, x) */
+} xm_kernels;
+
+/* The table for isa ("scalar", "avx2", "avx512"); NULL: $XMOE_ISA if set, else the best that this
+ * CPU runs. Error if unknown or not runnable here. avx512 needs F, BW, DQ, VL and VNNI. */
+xmoe_status xm_kernels_select(const char *isa, const xm_kernels **kernels, xmoe_error *error);
+/* The variants that this CPU can run, scalar first; for tests. Returns how many (at most 4). */
+int32_t xm_kernels_available(const xm_kernels *tables[4]);
+
+/* --- packed matrices (pack.c) --- */
+
+typedef struct {
+    xm_weight_type type;
+    int32_t rows, columns;
+    int32_t panels;     /* ceil(rows / 16) */
+    size_t panel_bytes; /* a multiple of 64 for types whose block makes it so; else unaligned */
+    const uint8_t *data;
+} xm_matrix;
+
+/* True if a matrix of this type takes int16 activations rather than F32. */
+bool xm_type_takes_i16(xm_weight_type type);
+/* Bytes of one packed panel of so many columns. */
+size_t xm_panel_bytes(xm_weight_type type, size_t columns);
+/* Packs panels [first, last) of a row-major GGUF matrix into out + first * panel_bytes. */
+void xm_pack_panels(xm_weight_type type, const void *source, size_t rows, size_t columns,
+                    int32_t first, int32_t last, uint8_t *out);
+/* Row `row` of a packed matrix back to F32 (embedding look-up): values[columns]. */
+void xm_unpack_row(const xm_matrix *matrix, int32_t row, float *values);
+
+/* Runs panels [first, last) of a matrix over rows: out[i * out_stride + output]. bias may be NULL.
+ */
+void xm_matrix_panels(const xm_kernels *kernels, const xm_matrix *matrix, const float *bias,
+                      const xm_activations *x, const int32_t *rows, int32_t row_count,
+                      int32_t first, int32_t last, float *out, size_t out_stride);
+
+#endif

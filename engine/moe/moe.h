@@ -1,0 +1,42 @@
+/*
+ * moe.h - one MoE layer over the rows of a step: route, group rows by expert, run each touched
+ * expert once over its rows, add up.
+ *
+ * Work buffers belong to an xm_moe_scratch that is sized once; nothing is allocated in a step. When
+ * (row, expert) pairs exceed what the scratch holds, experts run in waves, in ascending order; each
+ * expert's rows stay together, so its weights are still read once. A row's outputs are added in
+ * ascending order of expert, so the sum does not depend on waves, threads or other rows.
+ */
+#ifndef XM_MOE_MOE_H
+#define XM_MOE_MOE_H
+
+#include "base/pool.h"
+#include "kernels/kernels.h"
+#include "moe/router.h"
+
+/* One layer's weights; expert e's matrices are up[e] [hidden x d] and down[e] [d x hidden]. */
+typedef struct {
+    int32_t experts, hidden, width; /* E, eff, d */
+    xm_matrix gate;                 /* [E x d], F32 */
+    xm_matrix *up, *down;           /* [E] */
+    const float *up_bias;           /* [E][hidden] or NULL */
+    const float *down_bias;         /* [E][d] or NULL */
+} xm_moe_layer;
+
+typedef struct xm_moe_scratch xm_moe_scratch;
+
+/* For layers of at most these sizes and steps of at most max_rows rows. */
+xmoe_status xm_moe_scratch_create(int32_t max_rows, int32_t experts, int32_t hidden, int32_t width,
+                                  xm_moe_scratch **scratch, xmoe_error *error);
+void xm_moe_scratch_free(xm_moe_scratch *scratch);
+
+/* residual[row * residual_stride + ...] += sum over the row's chosen experts e of
+ * weight_e * expert_e(h[row]), expert(h) = down . gelu(up . h + up_bias) + down_bias.
+ * h holds F32 and, where the weights want it, int16 rows. routers[row] is the row's router of this
+ * layer. The selection is valid until the next call with this scratch. */
+void xm_moe_forward(const xm_kernels *kernels, xm_pool *pool, xm_moe_scratch *scratch,
+                    const xm_moe_layer *layer, const xm_activations *h, int32_t rows,
+                    const xmoe_router *const *routers, float *residual, size_t residual_stride,
+                    xm_selection *selection);
+
+#endif
