@@ -9,7 +9,6 @@
  *   - `finished`: tasks done; the opener waits until it equals tasks;
  *   - `mutex`, `wake`: guard `sleepers` and going to sleep only.
  */
-#define _GNU_SOURCE
 #include "base/pool.h"
 
 #include "base/memory.h"

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Runs every test: the programs as a user runs them, the unit tests under ASan+UBSan, those with
+# threads under TSan, and the unit tests as shipped. Prints cmocka's totals per binary and, on the last
+# line, their sum. XMOE_TESTS="plain address thread tools" picks parts.
+set -u
+cd "$(dirname "$0")/.."
+export LC_ALL=C
+parts=${XMOE_TESTS:-tools address thread plain}
+threaded="base scheduler engine server"
+passed=0 failed=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# run_binary PATH: prints its failures and totals; adds to the sums.
+run_binary() {
+    local started=$SECONDS status=0
+    timeout 300 "$1" >"$log" 2>&1 || status=$?
+    local good bad
+    good=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test.*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
+    bad=$(sed -n 's/^\[  FAILED  \] \([0-9]*\) test.*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
+    if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ]; then
+        bad=1
+    fi
+    grep -h 'SKIPPED' "$log"
+    if [ "$status" -ne 0 ]; then
+        tail -n 60 "$log"
+        echo "$1: exit status $status"
+    fi
+    passed=$((passed + good)) failed=$((failed + bad))
+    echo "$1: $good passed, $bad failed ($((SECONDS - started)) s)"
+}
+
+# run_suite SANITIZER [NAME...]: builds and runs the unit tests whose names begin so (none: all).
+run_suite() {
+    local sanitizer=$1 directory=build${1:+/$1} targets=() source name wanted
+    shift
+    for source in tests/test_*.c; do
+        name=$(basename "$source" .c)
+        for wanted in "${@:-}"; do
+            case $name in test_$wanted*) targets+=("$directory/tests/$name") ;; esac
+        done
+    done
+    if ! make -s -j"$(nproc)" SANITIZER="$sanitizer" "${targets[@]}"; then
+        failed=$((failed + 1))
+        return
+    fi
+    for name in "${targets[@]}"; do
+        run_binary "$name"
+    done
+}
+
+for part in $parts; do
+    echo "=== $part"
+    case $part in
+    plain) run_suite "" ;;
+    address) run_suite address ;;
+    thread) run_suite thread $threaded ;;
+    tools)
+        for script in tests/*_test.sh; do
+            if "$script"; then
+                passed=$((passed + 1))
+            else
+                failed=$((failed + 1))
+                echo "$script: failed"
+            fi
+        done
+        ;;
+    *) echo "run.sh: unknown part '$part'" >&2 && exit 2 ;;
+    esac
+done
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
