@@ -56,7 +56,7 @@ const char *xm_gguf_path(const xm_gguf *file);
 
 uint64_t xm_gguf_tensor_count(const xm_gguf *file);
 const xm_gguf_tensor *xm_gguf_tensor_at(const xm_gguf *file, uint64_t index);
-/* NULL if there is none of that name. Looked up by hash. */
+/* NULL if there is none of that name. Looked up in log n. */
 const xm_gguf_tensor *xm_gguf_find_tensor(const xm_gguf *file, const char *name);
 
 /* Typed reads of a key. Absent key: *found (may be NULL: then absence is an error that names the
@@ -92,7 +92,8 @@ void xm_gguf_writer_strings(xm_gguf_writer *writer, const char *key, const xm_st
                             size_t count);
 void xm_gguf_writer_i32s(xm_gguf_writer *writer, const char *key, const int32_t *values,
                          size_t count);
-/* Copies every key of a file, but not those in skip (NULL-terminated list, may be NULL). */
+/* Copies every key of a file, but not those in skip (NULL-terminated list, may be NULL), nor
+ * general.alignment: written files have the default of 32. */
 void xm_gguf_writer_copy_keys(xm_gguf_writer *writer, const xm_gguf *from, const char *const *skip);
 void xm_gguf_writer_tensor(xm_gguf_writer *writer, const char *name, xm_weight_type type,
                            int32_t dimensions, const uint64_t *shape);
@@ -101,5 +102,7 @@ void xm_gguf_writer_begin(xm_gguf_writer *writer);
 void xm_gguf_writer_data(xm_gguf_writer *writer, const void *bytes, size_t length);
 /* Completes the file (on any error so far: removes it) and frees the writer. */
 xmoe_status xm_gguf_writer_finish(xm_gguf_writer *writer, xmoe_error *error);
+/* Removes what was written and frees the writer, instead of _finish; NULL is fine. */
+void xm_gguf_writer_abandon(xm_gguf_writer *writer);
 
 #endif

@@ -1,0 +1,51 @@
+/*
+ * gguf_file.h - the inside of xm_gguf, shared by the files that parse it (gguf_read.c), read its
+ * keys (gguf_keys.c) and show it to tools (gguf_public.c). Nobody else includes this.
+ */
+#ifndef XM_FORMAT_GGUF_FILE_H
+#define XM_FORMAT_GGUF_FILE_H
+
+#include "format/gguf.h"
+
+enum { XM_GGUF_VALUE_TYPES = XM_GGUF_F64 + 1 };
+
+#define XM_GGUF_DEFAULT_ALIGNMENT 32
+
+typedef struct {
+    xm_string name; /* first: by_name sorts keys and tensors alike; NUL-terminated */
+    xm_gguf_value_type type;
+    xm_gguf_value_type element; /* arrays: type of the elements; else the type itself */
+    uint64_t count;             /* arrays: elements; else 1 */
+    const uint8_t *value;       /* first element, inside the map */
+    const uint8_t *record;      /* the whole entry as in the file, name included */
+    size_t record_bytes;
+} xm_gguf_key;
+
+struct xmoe_gguf {
+    char *path;
+    const uint8_t *base; /* the map */
+    size_t size;
+    uint64_t data_start; /* of tensor data, from the start of the file */
+    uint64_t key_count;
+    xm_gguf_key *keys; /* in file order */
+    uint64_t tensor_count;
+    xm_gguf_tensor *tensors; /* in file order */
+    /* Pointers to the name fields of keys and tensors, sorted by name: finds duplicates and looks
+     * names up in log n, whatever names a hostile file chooses. */
+    const xm_string **keys_by_name;
+    const xm_string **tensors_by_name;
+    char *names; /* all names, each with a NUL */
+};
+
+/* NULL if absent. */
+const xm_gguf_key *xm_gguf_find_key(const xm_gguf *file, const char *name);
+
+/* "u32", "string", ...; NULL for an unknown number. */
+const char *xm_gguf_value_type_name(uint32_t type);
+/* Bytes of one value; 0 for strings and arrays. */
+size_t xm_gguf_value_size(xm_gguf_value_type type);
+
+/* Copies text for a message: control characters become '?', a long text ends in "...". */
+void xm_gguf_printable(const char *text, size_t length, char *out, size_t capacity);
+
+#endif
