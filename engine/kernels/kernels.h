@@ -8,12 +8,21 @@
  * unless the contract says "16 partial sums". fma(a, b, c) rounds once everywhere (fmaf in the
  * reference).
  *
+ * Where a result is NaN, it is NaN in all variants; which NaN (sign, payload) is not promised.
+ * Denormals are kept. All kernels want the default rounding mode.
+ *
  * Weights are packed once at load (pack.c) into panels of 16 output rows with the rows' elements
- * side by side, the same layout for all variants. A panel holds, for k columns: F32        float
- * [k][16] F16, BF16  uint16_t [k][16] Q8_0       per 32 columns: F16 scale[16], then int8 [16
- * pairs][16 rows][2]: the pair j of row r is columns 2j and 2j+1 of the block Q4_0       per 32
- * columns: F16 scale[16], then uint8 [8][16 rows][2]: low nibble of [j][r][s] is column 2j+s, high
- * nibble is column 2(j+8)+s; value = nibble - 8 Rows beyond the matrix in its last panel are zero.
+ * side by side, the same layout for all variants. A panel holds, for k columns:
+ *
+ *   F32         float [k][16]
+ *   F16, BF16   uint16_t [k][16]
+ *   Q8_0        per 32 columns: F16 scale[16], then int8 [16 pairs][16 rows][2]: the pair j of row
+ *               r is columns 2j and 2j + 1 of the block
+ *   Q4_0        per 32 columns: F16 scale[16], then uint8 [8][16 rows][2]: the low nibble of
+ *               [j][r][s] is column 2j + s, the high nibble column 2(j + 8) + s; value = nibble - 8
+ *
+ * Rows beyond the matrix in its last panel are zero. Panel data need the alignment of their
+ * elements only; 64 bytes are faster.
  *
  * Activations meet block-quantised weights as int16 with one scale per 32 columns: products of int8
  * and int16 add up exactly in int32 (32 * 127 * 32767 < 2^31), and the rounding of activations to
@@ -28,8 +37,9 @@
 enum { XM_PANEL = 16 };     /* output rows of a panel, and lanes of every SIMD variant */
 enum { XM_KV_TOKENS = 16 }; /* tokens of a KV block: a block's keys are one panel */
 
-/* Rows of activations in the forms that kernels take. Row i starts at f32 + i * stride, i16 + i *
- * stride, scales + i * (stride / 32). stride is a multiple of 32; columns beyond k are zero. */
+/* Rows of activations in the forms that kernels take; a form that no kernel in use takes may be
+ * NULL. Row i starts at f32 + i * stride, i16 + i * stride, scales + i * (stride / 32). stride is a
+ * multiple of 32. Columns beyond k are not read. */
 typedef struct {
     float *f32;
     int16_t *i16;
@@ -40,7 +50,7 @@ typedef struct {
 /* One call of a panel kernel: 16 outputs for each of row_count rows. */
 typedef struct {
     const void *panel;
-    size_t columns; /* k */
+    size_t columns; /* k; a multiple of 32 for Q8_0 and Q4_0 */
     const xm_activations *x;
     const int32_t *rows; /* [row_count] row numbers in x */
     int32_t row_count;
@@ -51,12 +61,13 @@ typedef struct {
 } xm_panel_job;
 
 /* Attention of one head: query_count queries at consecutive positions, query i over the first
- * first_count + i tokens. Keys of a block are [head_length][16 tokens], values [16 tokens]
- * [head_length], F32 or F16. */
+ * first_count + i tokens, in KV blocks of 16 tokens. Keys of a block are [head_length][16 tokens],
+ * values [16 tokens][head_length], F32 or F16. A whole block is readable memory, but what lies
+ * beyond a query's tokens has no effect, whatever it is. */
 typedef struct {
     const float *query; /* query i at query + i * query_stride */
     size_t query_stride;
-    int32_t query_count;
+    int32_t query_count; /* 1..16 */
     int32_t first_count; /* >= 1 */
     int32_t head_length;
     float scale;
@@ -71,39 +82,46 @@ typedef struct {
 typedef struct xm_kernels {
     const char *name;
 
-    /* out = bias + x . W^T for one panel. By weight type of the panel:
-     *   F32 F16 BF16: two sums, over even and over odd columns, each acc = fma(w, x, acc) in order
-     * of columns from +0; result (even + odd), then + bias. Weights convert exactly. Q8_0 Q4_0: per
-     * block of 32 columns s = sum of w * x in int32 (exact); acc = fma((float)s, w_scale * x_scale,
-     * acc) in order of blocks from +0; then + bias. */
+    /* out = x . W^T + bias for one panel. By weight type of the panel:
+     *
+     *   F32 F16 BF16   two sums, over even and over odd columns, each acc = fma(w, x, acc) in order
+     *                  of columns from +0; result (even + odd), then + bias. Weights convert
+     *                  exactly. Any k >= 1.
+     *   Q8_0 Q4_0      per block of 32 columns s = sum of w * x in int32 (exact); then acc =
+     *                  fma((float)s, w_scale * x_scale, acc) in order of blocks from +0; then +
+     *                  bias. */
     void (*panel_f32)(const xm_panel_job *job);
     void (*panel_f16)(const xm_panel_job *job);
     void (*panel_bf16)(const xm_panel_job *job);
     void (*panel_q8_0)(const xm_panel_job *job);
     void (*panel_q4_0)(const xm_panel_job *job);
 
-    /* Per 32 values: scale = max|x| / 32767 (0 if the maximum is 0 or not finite... then q = 0),
-     * q = round-to-nearest-even(x * (1 / scale)). count is a multiple of 32. */
+    /* Per 32 values: scale = max|x| / 32767, q = round-to-nearest-even(x * (1 / scale)). count is a
+     * multiple of 32. A block whose maximum is below 2^-100 counts as zeros: scale 0, q 0. A block
+     * with a NaN or infinity anywhere gets scale NaN, q 0, so that every output that meets it is
+     * NaN: the failure stays visible. */
     void (*quantize_i16)(const float *x, size_t count, int16_t *q, float *scales);
 
     /* Scores s_t = scale * (q . k_t) with the dot as in panel_f32 over head_length; softmax as
      * below over the query's tokens; out_d = acc over tokens in order, acc = fma(p_t, v_t[d], acc)
-     * from +0. The last block's tokens beyond the query's count are not read into any result. */
+     * from +0. Leaves p_t in scores; those beyond the query's tokens are undefined. */
     void (*attention_f32)(const xm_attention_job *job);
     void (*attention_f16)(const xm_attention_job *job);
 
-    /* In place. m = max; e_i = exp(x_i - m) (the shared polynomial exp); sum in 16 partial sums (i
-     * mod 16, in order), folded 16->8->4->2->1 by adding the upper half to the lower; x_i = e_i /
-     * sum. */
+    /* In place, count >= 1. m = max; e_i = exp(x_i - m) (the shared polynomial, exp.h); sum in 16
+     * partial sums (i mod 16, in order), folded 16->8->4->2->1 by adding the upper half to the
+     * lower; x_i = e_i / sum. All NaN if an x_i is NaN or +inf, or if all are -inf. */
     void (*softmax)(float *x, size_t count);
-    /* log(sum exp x_i) with the same max, exp and partial sums; the log is libm's logf. */
+    /* log(sum exp x_i) = m + logf(sum) with the same m, exp and partial sums; logf is libm's. */
     float (*log_sum_exp)(const float *x, size_t count);
-    /* mean and variance by 16 partial sums folded as above; out = (x - mean) * (1 / sqrt(variance +
-     * epsilon)) * weight + bias, left to right, no fma. out may be x. */
+    /* mean = sum x_i / count, variance = sum (x_i - mean)^2 / count, both sums by 16 partial sums
+     * folded as above; out = (x - mean) * (1 / sqrt(variance + epsilon)) * weight + bias, left to
+     * right, no fma. count >= 1. out may be x. */
     void (*layer_norm)(const float *x, const float *weight, const float *bias, float epsilon,
                        size_t count, float *out);
-    /* In place: x / 2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))), tanh through the shared exp;
-     * within 2 ulp-ish (1e-6 relative or 1e-7 absolute) of the exact value, safe for all inputs. */
+    /* In place: x / 2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))), computed as x / (1 +
+     * exp(-2u)) with the shared exp (exp.h); within 1e-6 relative or 1e-7 absolute of the exact
+     * value. -inf gives -0, +inf +inf, NaN NaN. */
     void (*gelu)(float *x, size_t count);
     void (*add)(float *x, const float *y, size_t count); /* x += y */
     void (*scaled_add)(float *x, float scale, const float *y,
@@ -122,7 +140,7 @@ typedef struct {
     xm_weight_type type;
     int32_t rows, columns;
     int32_t panels;     /* ceil(rows / 16) */
-    size_t panel_bytes; /* a multiple of 64 for types whose block makes it so; else unaligned */
+    size_t panel_bytes; /* xm_panel_bytes(type, columns), a multiple of 32 */
     const uint8_t *data;
 } xm_matrix;
 
@@ -136,8 +154,8 @@ void xm_pack_panels(xm_weight_type type, const void *source, size_t rows, size_t
 /* Row `row` of a packed matrix back to F32 (embedding look-up): values[columns]. */
 void xm_unpack_row(const xm_matrix *matrix, int32_t row, float *values);
 
-/* Runs panels [first, last) of a matrix over rows: out[i * out_stride + output]. bias may be NULL.
- */
+/* Runs panels [first, last) of a matrix over rows: the result of rows[i] and output o goes to
+ * out[i * out_stride + o]. bias (by output) may be NULL. */
 void xm_matrix_panels(const xm_kernels *kernels, const xm_matrix *matrix, const float *bias,
                       const xm_activations *x, const int32_t *rows, int32_t row_count,
                       int32_t first, int32_t last, float *out, size_t out_stride);

@@ -1,0 +1,65 @@
+/*
+ * dispatch.c - which variant of the kernels runs: what the build contains, what this CPU and its
+ * operating system support, and what the user asks for. No state: detection is cheap enough to
+ * repeat. Code of a variant is never entered before its check has passed.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/variants.h"
+
+static bool runs_always(void)
+{
+    return true;
+}
+
+typedef struct {
+    const xm_kernels *kernels;
+    bool (*runs)(void);
+} variant;
+
+/* Slowest first. */
+static const variant variants[] = {
+    {&xm_kernels_scalar, runs_always},
+};
+
+enum { VARIANT_COUNT = sizeof variants / sizeof *variants };
+
+int32_t xm_kernels_available(const xm_kernels *tables[4])
+{
+    int32_t count = 0;
+
+    for (size_t i = 0; i < VARIANT_COUNT; i++)
+        if (variants[i].runs())
+            tables[count++] = variants[i].kernels;
+    return count;
+}
+
+xmoe_status xm_kernels_select(const char *isa, const xm_kernels **kernels, xmoe_error *error)
+{
+    const char *origin = isa ? "isa" : "XMOE_ISA";
+
+    *kernels = NULL;
+    if (!isa)
+        isa = getenv("XMOE_ISA");
+    if (!isa || !*isa) {
+        const xm_kernels *tables[4];
+        *kernels = tables[xm_kernels_available(tables) - 1];
+        return XMOE_OK;
+    }
+    for (size_t i = 0; i < VARIANT_COUNT; i++) {
+        if (strcmp(variants[i].kernels->name, isa) != 0)
+            continue;
+        if (!variants[i].runs())
+            return xm_fail(error, XMOE_ERROR_UNSUPPORTED,
+                           "%s asks for the %s kernels, which this CPU or its operating system "
+                           "cannot run",
+                           origin, isa);
+        *kernels = variants[i].kernels;
+        return XMOE_OK;
+    }
+    return xm_fail_argument(error, "isa",
+                            "%s is \"%.32s\", but this build has the kernels scalar"
+                            " only",
+                            origin, isa);
+}
