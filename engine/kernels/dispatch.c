@@ -13,6 +13,23 @@ static bool runs_always(void)
     return true;
 }
 
+#if defined(__x86_64__)
+/* The compiler's cpu_supports also asks whether the operating system saves the registers. */
+static bool runs_avx2(void)
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+}
+
+static bool runs_avx512(void)
+{
+    return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
 typedef struct {
     const xm_kernels *kernels;
     bool (*runs)(void);
@@ -21,6 +38,10 @@ typedef struct {
 /* Slowest first. */
 static const variant variants[] = {
     {&xm_kernels_scalar, runs_always},
+#if defined(__x86_64__)
+    {&xm_kernels_avx2, runs_avx2},
+    {&xm_kernels_avx512, runs_avx512},
+#endif
 };
 
 enum { VARIANT_COUNT = sizeof variants / sizeof *variants };
@@ -60,6 +81,10 @@ xmoe_status xm_kernels_select(const char *isa, const xm_kernels **kernels, xmoe_
     }
     return xm_fail_argument(error, "isa",
                             "%s is \"%.32s\", but this build has the kernels scalar"
+#if defined(__x86_64__)
+                            ", avx2 and avx512",
+#else
                             " only",
+#endif
                             origin, isa);
 }

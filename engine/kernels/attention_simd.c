@@ -1,0 +1,159 @@
+/*
+ * attention_simd.c - attention of one head over KV blocks: scores, softmax, weighted values.
+ *
+ * A tile of queries shares the loads of keys and values; each query's arithmetic is the same as
+ * alone: its scores are float dots over key blocks (16 tokens side by side, float_dots.h), its
+ * output columns are sums acc = fma(p_t, v_t[d], acc) over tokens in order from +0, 16 columns side
+ * by side. A key block is read whole; scores of tokens beyond a query's own are left out of all
+ * that follows, and no value of such a token is read for it. No state; any thread.
+ */
+#include "kernels/float_dots.h"
+#include "kernels/simd.h"
+
+XM_INLINE size_t tokens_of(const xm_attention_job *job, int query)
+{
+    return (size_t)(job->first_count + query);
+}
+
+/* --- scores --- */
+
+XM_INLINE void score_tile(const xm_attention_job *job, xm_weight_type type, int queries, int first)
+{
+    const float *query[XM_MOST_TILE];
+    size_t tokens = tokens_of(job, first + queries - 1);
+
+#pragma GCC unroll 8
+    for (int i = 0; i < queries; i++)
+        query[i] = job->query + (size_t)(first + i) * job->query_stride;
+    for (size_t t = 0; t < tokens; t += XM_KV_TOKENS) {
+        xm_lanes dot[XM_MOST_TILE];
+        float *scores = job->scores + (size_t)first * job->scores_stride + t;
+
+        xm_float_dots(type, queries, job->keys[t / XM_KV_TOKENS], (size_t)job->head_length, query,
+                      dot);
+#pragma GCC unroll 8
+        for (int i = 0; i < queries; i++)
+            xm_lanes_store(scores + (size_t)i * job->scores_stride,
+                           xm_lanes_mul(xm_lanes_set(job->scale), dot[i]));
+    }
+}
+
+/* --- values --- */
+
+/* Columns [column, column + 16 * chunks) of a token's values; fewer than 16 only with one chunk. */
+typedef struct {
+    size_t column;
+    size_t width; /* columns of the last chunk, 1..16 */
+} span;
+
+XM_INLINE xm_lanes load_values(xm_weight_type type, const void *values, size_t index, size_t width)
+{
+    if (width == 16)
+        return xm_weights_load(type, values, index);
+    if (type == XM_TYPE_F16)
+        return xm_lanes_load_f16_first((const uint16_t *)values + index, width);
+    return xm_lanes_load_first((const float *)values + index, width, xm_lanes_set(0.0f));
+}
+
+/* acc[i][c] += p_i[t] * v_t over tokens [from, to), for `queries` queries; p: the first one's. */
+XM_INLINE void add_values(const xm_attention_job *job, xm_weight_type type, int queries, int chunks,
+                          span s, const float *p, size_t from, size_t to,
+                          xm_lanes acc[][XM_VALUE_CHUNKS])
+{
+    size_t length = (size_t)job->head_length;
+
+    for (size_t t = from; t < to; t++) {
+        const void *block = job->values[t / XM_KV_TOKENS];
+        size_t index = t % XM_KV_TOKENS * length + s.column;
+        xm_lanes v[XM_VALUE_CHUNKS];
+
+#pragma GCC unroll 4
+        for (int c = 0; c < chunks; c++)
+            v[c] = load_values(type, block, index + (size_t)c * 16, chunks == 1 ? s.width : 16);
+#pragma GCC unroll 4
+        for (int i = 0; i < queries; i++) {
+            xm_lanes weight = xm_lanes_set(p[(size_t)i * job->scores_stride + t]);
+#pragma GCC unroll 4
+            for (int c = 0; c < chunks; c++)
+                acc[i][c] = xm_lanes_fma(weight, v[c], acc[i][c]);
+        }
+    }
+}
+
+/* The tokens that all queries of the tile see together, then each query's own last ones. */
+XM_INLINE void value_tile(const xm_attention_job *job, xm_weight_type type, int queries, int chunks,
+                          int first, span s)
+{
+    const float *p = job->scores + (size_t)first * job->scores_stride;
+    size_t common = tokens_of(job, first);
+    xm_lanes acc[XM_VALUE_QUERIES][XM_VALUE_CHUNKS];
+
+#pragma GCC unroll 4
+    for (int i = 0; i < queries; i++)
+#pragma GCC unroll 4
+        for (int c = 0; c < chunks; c++)
+            acc[i][c] = xm_lanes_set(0.0f);
+    add_values(job, type, queries, chunks, s, p, 0, common, acc);
+#pragma GCC unroll 4
+    for (int i = 0; i < queries; i++) {
+        float *out = job->out + (size_t)(first + i) * job->out_stride + s.column;
+
+        add_values(job, type, 1, chunks, s, p + (size_t)i * job->scores_stride, common,
+                   common + (size_t)i, acc + i);
+#pragma GCC unroll 4
+        for (int c = 0; c < chunks; c++)
+            if (chunks > 1 || s.width == 16)
+                xm_lanes_store(out + c * 16, acc[i][c]);
+            else
+                xm_lanes_store_first(out, s.width, acc[i][c]);
+    }
+}
+
+XM_INLINE void value_tiles(const xm_attention_job *job, xm_weight_type type, int queries, int first)
+{
+    size_t length = (size_t)job->head_length;
+    span s = {.column = 0, .width = 16};
+
+    for (; s.column + 16 * XM_VALUE_CHUNKS <= length; s.column += 16 * XM_VALUE_CHUNKS)
+        value_tile(job, type, queries, XM_VALUE_CHUNKS, first, s);
+    for (; s.column < length; s.column += 16) {
+        s.width = length - s.column < 16 ? length - s.column : 16;
+        value_tile(job, type, queries, 1, first, s);
+    }
+}
+
+/* --- one head --- */
+
+XM_INLINE void attention(const xm_attention_job *job, xm_weight_type type)
+{
+    int queries = job->query_count;
+
+    for (int i = 0; i < queries;) {
+        if (queries - i >= XM_FLOAT_TILE) {
+            score_tile(job, type, XM_FLOAT_TILE, i);
+            i += XM_FLOAT_TILE;
+        } else {
+            score_tile(job, type, 1, i++);
+        }
+    }
+    for (int i = 0; i < queries; i++)
+        XM_VARIANT(xm_softmax)(job->scores + (size_t)i * job->scores_stride, tokens_of(job, i));
+    for (int i = 0; i < queries;) {
+        if (queries - i >= XM_VALUE_QUERIES) {
+            value_tiles(job, type, XM_VALUE_QUERIES, i);
+            i += XM_VALUE_QUERIES;
+        } else {
+            value_tiles(job, type, 1, i++);
+        }
+    }
+}
+
+void XM_VARIANT(xm_attention_f32)(const xm_attention_job *job)
+{
+    attention(job, XM_TYPE_F32);
+}
+
+void XM_VARIANT(xm_attention_f16)(const xm_attention_job *job)
+{
+    attention(job, XM_TYPE_F16);
+}

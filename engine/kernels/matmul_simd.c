@@ -1,0 +1,166 @@
+/*
+ * matmul_simd.c - the panel kernels: 16 outputs side by side for each of a list of rows.
+ *
+ * Rows are taken in tiles that share the loads (and the unpacking) of weights; a panel is small
+ * enough to stay in the cache while the tiles pass over it, so it comes from memory once. Each
+ * row's arithmetic is that of kernels.h whatever tile it falls into. Entry: row_count >= 0, columns
+ * >= 1, and whole blocks of 32 for Q8_0 and Q4_0. No state; any thread.
+ */
+#include "kernels/float_dots.h"
+#include "kernels/simd.h"
+
+/* Writes outputs of row `row` of the job, bias added last. */
+XM_INLINE void write_outputs(const xm_panel_job *job, int32_t row, xm_lanes dot)
+{
+    float *out = job->out + (size_t)row * job->out_stride;
+    size_t lanes = (size_t)job->lanes;
+
+    if (lanes == XM_PANEL) {
+        if (job->bias)
+            dot = xm_lanes_add(dot, xm_lanes_load(job->bias));
+        xm_lanes_store(out, dot);
+    } else {
+        if (job->bias)
+            dot = xm_lanes_add(dot, xm_lanes_load_first(job->bias, lanes, xm_lanes_set(0.0f)));
+        xm_lanes_store_first(out, lanes, dot);
+    }
+}
+
+XM_INLINE void float_tile(const xm_panel_job *job, xm_weight_type type, int rows, int32_t first)
+{
+    const float *x[XM_MOST_TILE];
+    xm_lanes dot[XM_MOST_TILE];
+
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+        x[i] = job->x->f32 + (size_t)job->rows[first + i] * job->x->stride;
+    xm_float_dots(type, rows, job->panel, job->columns, x, dot);
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+        write_outputs(job, first + i, dot[i]);
+}
+
+/* sum[i] = w . x[i] over the 32 columns at `block`, for `rows` rows, exactly. */
+XM_INLINE void block_dots(xm_weight_type type, int rows, const uint8_t *block,
+                          const int16_t *const x[], size_t column, xm_ints sum[])
+{
+    const uint8_t *q = block + 2 * XM_PANEL;
+
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+        sum[i] = xm_ints_zero();
+    if (type == XM_TYPE_Q8_0) {
+#pragma GCC unroll 16
+        for (size_t j = 0; j < 16; j++) {
+            xm_pairs w = xm_pairs_load_i8(q + j * 2 * XM_PANEL);
+#pragma GCC unroll 8
+            for (int i = 0; i < rows; i++)
+                sum[i] = xm_ints_dot(sum[i], w, x[i] + column + 2 * j);
+        }
+    } else {
+#pragma GCC unroll 8
+        for (size_t j = 0; j < 8; j++) {
+            xm_pairs low, high;
+
+            xm_pairs_load_i4(q + j * 2 * XM_PANEL, &low, &high);
+#pragma GCC unroll 8
+            for (int i = 0; i < rows; i++) {
+                sum[i] = xm_ints_dot(sum[i], low, x[i] + column + 2 * j);
+                sum[i] = xm_ints_dot(sum[i], high, x[i] + column + 16 + 2 * j);
+            }
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++)
+            sum[i] = xm_ints_sixteenth(sum[i]);
+    }
+}
+
+XM_INLINE void block_tile(const xm_panel_job *job, xm_weight_type type, int rows, int32_t first)
+{
+    size_t block_bytes = (type == XM_TYPE_Q8_0 ? 34 : 18) * XM_PANEL;
+    const uint8_t *block = job->panel;
+    const int16_t *x[XM_MOST_TILE];
+    const float *scales[XM_MOST_TILE];
+    xm_lanes acc[XM_MOST_TILE];
+
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++) {
+        size_t row = (size_t)job->rows[first + i];
+        x[i] = job->x->i16 + row * job->x->stride;
+        scales[i] = job->x->scales + row * (job->x->stride / 32);
+        acc[i] = xm_lanes_set(0.0f);
+    }
+    for (size_t b = 0; b < job->columns / 32; b++, block += block_bytes) {
+        xm_lanes w_scale = xm_lanes_load_f16((const uint16_t *)(const void *)block);
+        xm_ints sum[XM_MOST_TILE];
+
+        block_dots(type, rows, block, x, b * 32, sum);
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++) {
+            xm_lanes scale = xm_lanes_mul(w_scale, xm_lanes_set(scales[i][b]));
+            acc[i] = xm_lanes_fma(xm_ints_to_lanes(sum[i]), scale, acc[i]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+        write_outputs(job, first + i, acc[i]);
+}
+
+XM_INLINE void tile(const xm_panel_job *job, xm_weight_type type, int rows, int32_t first)
+{
+    if (type == XM_TYPE_Q8_0 || type == XM_TYPE_Q4_0)
+        block_tile(job, type, rows, first);
+    else
+        float_tile(job, type, rows, first);
+}
+
+/* All rows of a job in tiles of `most` and one of what is left; each size is code of its own, in
+ * which the sums are registers. type and most are constants. */
+XM_INLINE void panel(const xm_panel_job *job, xm_weight_type type, int most)
+{
+    for (int32_t first = 0; first < job->row_count; first += most) {
+        int32_t left = job->row_count - first;
+
+        if (left >= most)
+            tile(job, type, most, first);
+        else if (left == 1)
+            tile(job, type, 1, first);
+        else if (left == 2)
+            tile(job, type, 2, first);
+        else if (most > 3 && left == 3)
+            tile(job, type, 3, first);
+        else if (most > 4 && left == 4)
+            tile(job, type, 4, first);
+        else if (most > 5 && left == 5)
+            tile(job, type, 5, first);
+        else if (most > 6 && left == 6)
+            tile(job, type, 6, first);
+        else if (most > 7 && left == 7)
+            tile(job, type, 7, first);
+    }
+}
+
+void XM_VARIANT(xm_panel_f32)(const xm_panel_job *job)
+{
+    panel(job, XM_TYPE_F32, XM_FLOAT_TILE);
+}
+
+void XM_VARIANT(xm_panel_f16)(const xm_panel_job *job)
+{
+    panel(job, XM_TYPE_F16, XM_FLOAT_TILE);
+}
+
+void XM_VARIANT(xm_panel_bf16)(const xm_panel_job *job)
+{
+    panel(job, XM_TYPE_BF16, XM_FLOAT_TILE);
+}
+
+void XM_VARIANT(xm_panel_q8_0)(const xm_panel_job *job)
+{
+    panel(job, XM_TYPE_Q8_0, XM_BLOCK_TILE);
+}
+
+void XM_VARIANT(xm_panel_q4_0)(const xm_panel_job *job)
+{
+    panel(job, XM_TYPE_Q4_0, XM_BLOCK_TILE);
+}
