@@ -1,0 +1,30 @@
+/*
+ * documents.h - text files as documents and tokens, for xmoe-eval and xmoe-bench.
+ *
+ * Documents of a file are separated by lines that hold only <|endoftext|>. One newline at the end
+ * of a document belongs to the separator (or to the end of the file), not to the text. Empty
+ * documents are left out. All other bytes of the file are text that must be predicted.
+ */
+#ifndef XMOE_TOOLS_DOCUMENTS_H
+#define XMOE_TOOLS_DOCUMENTS_H
+
+#include "xmoe.h"
+
+typedef struct {
+    int32_t file;    /* index of its file */
+    size_t bytes;    /* of its text */
+    int32_t *tokens; /* begin-of-text, then the text's tokens */
+    size_t count;    /* of tokens, begin-of-text included: at least 2 */
+} document;
+
+typedef struct {
+    document *items;
+    size_t count, capacity;
+} document_list; /* start with {0}; documents_free in any state */
+
+/* Appends the documents of one file ("-": stdin), at most limit (0: all); false after a message. */
+bool documents_add_file(document_list *list, const xmoe_model *model, const char *path,
+                        int32_t file, int32_t limit);
+void documents_free(document_list *list);
+
+#endif
