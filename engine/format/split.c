@@ -206,8 +206,10 @@ xmoe_status xm_split(const xm_splitter *splitter, const char *text, size_t lengt
         size_t piece = next_piece(splitter, limits, match, copy != NULL ? copy : text, start,
                                   length, &problem);
         if (piece == 0) {
-            status = xm_fail(error, XMOE_ERROR_INTERNAL, "PCRE2 cannot split a text (error %d)",
-                             problem);
+            status = problem == PCRE2_ERROR_NOMEMORY
+                         ? xm_fail_memory(error, "splitting a text", length)
+                         : xm_fail(error, XMOE_ERROR_INTERNAL,
+                                   "PCRE2 cannot split a text (error %d)", problem);
             break;
         }
         status = each(context, text + start, piece);

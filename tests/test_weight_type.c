@@ -1,0 +1,223 @@
+/*
+ * test_weight_type.c - every row of the weight type table against the gguf Python package
+ * (fixtures/make_weight_types.py says how its values were made), and rounding of F16 and BF16 over
+ * all their values. Runs in the root of the source tree.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "base/random.h"
+#include "format/weight_type.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { COUNT = 32 }; /* elements per line of the fixture */
+
+static size_t parse_hex(const char *hex, unsigned char *out)
+{
+    size_t length = strlen(hex) / 2;
+    for (size_t i = 0; i < length; i++) {
+        unsigned int byte;
+        assert_int_equal(sscanf(hex + 2 * i, "%2x", &byte), 1);
+        out[i] = (unsigned char)byte;
+    }
+    return length;
+}
+
+static void test_agrees_with_gguf_package(void **state)
+{
+    (void)state;
+    FILE *file = fopen("tests/fixtures/weight_types.txt", "r");
+    if (file == NULL)
+        fail_msg("no fixture: run this test in the root of the source tree");
+    char direction, name[16], block_hex[512], values_hex[512];
+    int lines = 0;
+    while (fscanf(file, " %c %15s %511s %511s", &direction, name, block_hex, values_hex) == 4) {
+        const xm_weight_traits *traits = xm_weight_traits_by_name(name);
+        assert_non_null(traits);
+        unsigned char block[256], packed[256];
+        float values[COUNT], unpacked[COUNT];
+        size_t bytes = parse_hex(block_hex, block);
+        assert_int_equal(bytes, COUNT / traits->block_elements * traits->block_bytes);
+        assert_int_equal(parse_hex(values_hex, (unsigned char *)values), sizeof values);
+        lines++;
+        if (direction == 'q') {
+            traits->from_f32(values, packed, COUNT);
+            if (memcmp(packed, block, bytes) != 0)
+                fail_msg("line %d: %s packs otherwise", lines, name);
+        } else {
+            traits->to_f32(block, unpacked, COUNT);
+            if (memcmp(unpacked, values, sizeof values) != 0)
+                fail_msg("line %d: %s unpacks otherwise", lines, name);
+        }
+    }
+    fclose(file);
+    assert_true(lines > 100);
+}
+
+static void test_table(void **state)
+{
+    (void)state;
+    size_t count;
+    const xm_weight_traits *rows = xm_weight_traits_all(&count);
+    assert_int_equal(count, 5);
+    for (size_t i = 0; i < count; i++) {
+        assert_ptr_equal(xm_weight_traits_of((uint32_t)rows[i].type), &rows[i]);
+        assert_ptr_equal(xm_weight_traits_by_name(rows[i].name), &rows[i]);
+        assert_int_equal(COUNT % rows[i].block_elements, 0);
+    }
+    assert_null(xm_weight_traits_of(3));
+    assert_null(xm_weight_traits_of(UINT32_MAX));
+    assert_null(xm_weight_traits_by_name("Q4_K"));
+    assert_null(xm_weight_traits_by_name(""));
+}
+
+/* What is unpacked packs into the same values again, wherever the blocks lie in memory. */
+static void test_round_trip_of_every_row(void **state)
+{
+    (void)state;
+    enum { ELEMENTS = 1024 };
+    size_t count;
+    const xm_weight_traits *rows = xm_weight_traits_all(&count);
+    unsigned char *memory = malloc(1 + 2 * ELEMENTS * sizeof(float));
+    unsigned char *blocks = memory + 1, *again = blocks + ELEMENTS * sizeof(float);
+    float values[ELEMENTS], first[ELEMENTS], second[ELEMENTS];
+    for (uint64_t i = 0; i < ELEMENTS; i++)
+        values[i] = (float)(xm_random_normal(1, 2, i) * pow(2.0, (double)(i / COUNT) - 16.0));
+    for (size_t i = 0; i < count; i++) {
+        rows[i].from_f32(values, blocks, ELEMENTS);
+        rows[i].to_f32(blocks, first, ELEMENTS);
+        rows[i].from_f32(first, again, ELEMENTS);
+        rows[i].to_f32(again, second, ELEMENTS);
+        if (rows[i].block_elements == 1)
+            assert_memory_equal(first, second, sizeof first);
+        for (int j = 0; j < ELEMENTS; j++) {
+            float largest = 0.0f; /* of its block */
+            for (int k = j / COUNT * COUNT; k < j / COUNT * COUNT + COUNT; k++)
+                largest = fmaxf(largest, fabsf(values[k]));
+            assert_true(fabsf(values[j] - first[j]) <= largest / 7.5f);
+        }
+    }
+    free(memory);
+}
+
+/* What other code leaves undefined: values that are not finite, scales without a reciprocal. Runs
+ * under the undefined behaviour sanitizer too. */
+static void test_values_that_do_not_fit(void **state)
+{
+    (void)state;
+    static const float odd[] = {NAN, INFINITY, -INFINITY, 3e38f, -3e38f, 1e-45f, -1e-38f, 1e30f};
+    enum { KINDS = sizeof odd / sizeof *odd };
+    size_t count;
+    const xm_weight_traits *rows = xm_weight_traits_all(&count);
+    for (size_t i = 0; i < count; i++)
+        for (int mask = 1; mask < 1 << KINDS; mask++) {
+            float values[COUNT] = {0};
+            unsigned char block[COUNT * sizeof(float)];
+            for (int j = 0; j < COUNT; j++)
+                if (mask >> j % KINDS & 1)
+                    values[j] = odd[j % KINDS];
+            rows[i].from_f32(values, block, COUNT);
+            rows[i].to_f32(block, values, COUNT);
+        }
+}
+
+/* --- single values ---------------------------------------------------------------------------- */
+
+static uint32_t bits_of(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+/* A half's value by its definition. */
+static double half_value(uint16_t half)
+{
+    int exponent = half >> 10 & 31, mantissa = half & 1023;
+    double magnitude = exponent == 0 ? ldexp(mantissa, -24) : ldexp(1024 + mantissa, exponent - 25);
+    return half & 0x8000 ? -magnitude : magnitude;
+}
+
+static void test_every_half(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 65536; i++) {
+        uint16_t half = (uint16_t)i;
+        float value = xm_f16_to_f32(half);
+        if ((half & 0x7fff) > 0x7c00) {
+            assert_true(isnan(value));
+            assert_int_equal(xm_f32_to_f16(value), half | 0x200); /* quiet */
+            continue;
+        }
+        if ((half & 0x7fff) == 0x7c00)
+            assert_true(isinf(value) && (value < 0) == (half >> 15));
+        else
+            assert_true((double)value == half_value(half));
+        assert_int_equal(bits_of(value) >> 31, half >> 15);
+        assert_int_equal(xm_f32_to_f16(value), half);
+    }
+}
+
+/* Between every two neighbours: the middle goes to the even one, all else to the nearer. */
+static void test_rounding_to_half(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 0x7c00; i++) {
+        uint16_t low = (uint16_t)i, high = (uint16_t)(i + 1);
+        double high_value = high == 0x7c00 ? 65536.0 : half_value(high); /* as if it went on */
+        float middle = (float)((half_value(low) + high_value) / 2);
+        assert_int_equal(xm_f32_to_f16(middle), low & 1 ? high : low);
+        assert_int_equal(xm_f32_to_f16(nextafterf(middle, 0.0f)), low);
+        assert_int_equal(xm_f32_to_f16(nextafterf(middle, INFINITY)), high);
+        assert_int_equal(xm_f32_to_f16(-middle), 0x8000 | (low & 1 ? high : low));
+    }
+    assert_int_equal(xm_f32_to_f16(3e38f), 0x7c00);
+    assert_int_equal(xm_f32_to_f16(-INFINITY), 0xfc00);
+    assert_int_equal(xm_f32_to_f16(1e-45f), 0);
+    assert_int_equal(xm_f32_to_f16(-1e-45f), 0x8000);
+}
+
+static void test_every_bf16(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 65536; i++) {
+        uint16_t brain = (uint16_t)i;
+        float value = xm_bf16_to_f32(brain);
+        assert_int_equal(bits_of(value), i << 16);
+        if ((brain & 0x7fff) > 0x7f80) {
+            assert_int_equal(xm_f32_to_bf16(value), brain | 0x40);
+            continue;
+        }
+        assert_int_equal(xm_f32_to_bf16(value), brain);
+        if ((brain & 0x7fff) == 0x7f80)
+            continue;
+        uint32_t middle = i << 16 | 0x8000;
+        float tie;
+        memcpy(&tie, &middle, sizeof tie);
+        assert_int_equal(xm_f32_to_bf16(tie), brain & 1 ? brain + 1 : brain);
+        float away = tie < 0 ? -INFINITY : INFINITY;
+        assert_int_equal(xm_f32_to_bf16(nextafterf(tie, 0.0f)), brain);
+        assert_int_equal(xm_f32_to_bf16(nextafterf(tie, away)), brain + 1);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_agrees_with_gguf_package),
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_round_trip_of_every_row),
+        cmocka_unit_test(test_values_that_do_not_fit),
+        cmocka_unit_test(test_every_half),
+        cmocka_unit_test(test_rounding_to_half),
+        cmocka_unit_test(test_every_bf16),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
