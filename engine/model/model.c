@@ -116,8 +116,8 @@ static void describe_sizes(const xm_loader *loader, xmoe_model_info *info)
             info->shared_bytes += tensor->bytes;
     }
     if (info->moe_layer_count > 0)
-        info->expert_bytes = experts / (uint64_t)info->moe_layer_count / //
-                             (uint64_t)info->expert_count;
+        info->expert_bytes =
+            experts / (uint64_t)info->moe_layer_count / (uint64_t)info->expert_count;
     info->quantization = main_weight_type(loader);
 }
 

@@ -104,8 +104,8 @@ static void plan_layer(random_file *file, int32_t layer)
     uint64_t d = (uint64_t)shape->embedding_length;
     bool moe = is_moe_layer(shape, layer);
     uint64_t experts = moe ? (uint64_t)shape->expert_count : 1;
-    uint64_t hidden = (uint64_t)(moe ? shape->expert_feed_forward_length //
-                                     : shape->feed_forward_length);
+    uint64_t hidden =
+        (uint64_t)(moe ? shape->expert_feed_forward_length : shape->feed_forward_length);
     const char *suffix = moe ? "_exps" : "";
     float residual = 1.0f / sqrtf((float)shape->layer_count);
 
@@ -323,8 +323,8 @@ xmoe_status xmoe_random_model_write(const char *path, const xmoe_random_model *s
                                     xmoe_progress_fn progress, void *progress_context,
                                     xmoe_error *error)
 {
-    const xm_weight_traits *traits = shape->type != NULL ? xm_weight_traits_by_name(shape->type) //
-                                                         : NULL;
+    const xm_weight_traits *traits =
+        shape->type != NULL ? xm_weight_traits_by_name(shape->type) : NULL;
     if (traits == NULL)
         return xm_fail_argument(error, "type", "weight type \"%.32s\" is unknown",
                                 shape->type != NULL ? shape->type : "");

@@ -1,0 +1,61 @@
+/* kv_cache.c - see kv_cache.h. */
+#include "model/kv_cache.h"
+
+#include "base/memory.h"
+#include "kernels/kernels.h"
+#include "model/model.h"
+
+#include <string.h>
+
+/* Keys (or values) of one head of one layer of one block, in bytes. */
+static size_t head_bytes(const xmoe_model_info *info, bool f32)
+{
+    return (size_t)info->head_length * XM_KV_TOKENS * (f32 ? sizeof(float) : sizeof(uint16_t));
+}
+
+size_t xm_kv_block_bytes(const xmoe_model *model, bool f32)
+{
+    const xmoe_model_info *info = &model->info;
+    return (size_t)info->layer_count * (size_t)info->head_count * 2 * head_bytes(info, f32);
+}
+
+xmoe_status xm_kv_cache_create(const xmoe_model *model, int32_t block_count, bool f32,
+                               xm_kv_cache **cache_out, xmoe_error *error)
+{
+    *cache_out = NULL;
+    size_t block_bytes = xm_kv_block_bytes(model, f32);
+    xm_kv_cache *cache = xm_calloc(1, sizeof *cache);
+    if (cache == NULL)
+        return xm_fail_memory(error, "KV cache", sizeof *cache);
+    *cache = (xm_kv_cache){
+        .block_count = block_count,
+        .layers = model->info.layer_count,
+        .heads = model->info.head_count,
+        .head_length = model->info.head_length,
+        .f32 = f32,
+        .element_bytes = f32 ? sizeof(float) : sizeof(uint16_t),
+        .head_bytes = head_bytes(&model->info, f32),
+        .block_bytes = block_bytes,
+        .memory = xm_calloc_aligned((size_t)block_count, block_bytes),
+    };
+    if (cache->memory == NULL) {
+        xm_free(cache);
+        return xm_fail_memory(error, "KV cache", (size_t)block_count * block_bytes);
+    }
+    *cache_out = cache;
+    return XMOE_OK;
+}
+
+void xm_kv_cache_free(xm_kv_cache *cache)
+{
+    if (cache == NULL)
+        return;
+    xm_free(cache->memory);
+    xm_free(cache);
+}
+
+void xm_kv_copy_block(xm_kv_cache *cache, int32_t from, int32_t to)
+{
+    memcpy(cache->memory + (size_t)to * cache->block_bytes,
+           cache->memory + (size_t)from * cache->block_bytes, cache->block_bytes);
+}

@@ -1,0 +1,298 @@
+/*
+ * moe.c - one MoE layer, in three or four parallel regions (see moe.h):
+ *
+ *   gate   router logits of all rows, then per row softmax and choice of experts
+ *   up     per (expert, panels): hidden = gelu(up . h + bias) of the expert's rows, also as int16
+ *          where the down weights want it
+ *   down   per range of output columns: for each touched expert in ascending order, down . hidden +
+ *          bias, added with the routing weight to the residual rows
+ *
+ * The down region is cut by columns alone: its tasks are equal in size and write disjoint columns,
+ * so outputs are added where they are made and a row's sum has the order of its experts. Runs on
+ * the thread that opens the regions; regions too small to be worth waking others run on it alone.
+ */
+#include "moe/moe.h"
+
+#include "base/memory.h"
+#include "moe/activations.h"
+#include "moe/dispatch.h"
+#include "moe/tiles.h"
+
+enum {
+    HIDDEN_BYTES = 8 << 20, /* scratch for hidden rows: about what the caches hold */
+    ROUTE_ROWS = 8,         /* rows of one task of the router */
+};
+
+struct xm_moe_scratch {
+    int32_t max_rows, experts;
+    int32_t capacity;   /* pairs of one wave */
+    float *probability; /* [max_rows][experts]: router logits, then probabilities */
+    int32_t *count;     /* the selection's arrays */
+    uint16_t *expert;   /* [max_rows][experts] */
+    float *weight;      /* [max_rows][experts] */
+    xm_dispatch dispatch;
+    xm_expert_task *tasks; /* [xm_dispatch_max_tasks] */
+    int32_t *ordinal;      /* [max(capacity, max_rows)]: 0, 1, 2, ... */
+    xm_activations hidden; /* [capacity][hidden] */
+    float *out;            /* [XM_ROW_TILE][out_stride]: expert outputs before they are added */
+    size_t out_stride;
+};
+
+/* What the tasks of one call see. */
+typedef struct {
+    const xm_kernels *kernels;
+    xm_moe_scratch *scratch;
+    const xm_moe_layer *layer;
+    const xm_activations *h;
+    const xmoe_router *const *routers;
+    int32_t rows;
+    float *residual;
+    size_t residual_stride;
+    xm_tiles tiles;                   /* gate and down */
+    int32_t first_expert, end_expert; /* of the wave */
+} moe_call;
+
+/* --- scratch ---------------------------------------------------------------------------------- */
+
+static int32_t wave_capacity(int32_t max_rows, int32_t experts, int32_t hidden)
+{
+    size_t row_bytes = (size_t)hidden * (sizeof(float) + sizeof(int16_t)) + 1;
+    size_t pairs = HIDDEN_BYTES / row_bytes;
+    size_t all = (size_t)max_rows * (size_t)experts;
+    if (pairs > all)
+        pairs = all;
+    return pairs < (size_t)max_rows ? max_rows : (int32_t)pairs;
+}
+
+static bool allocate_scratch(xm_moe_scratch *scratch, size_t hidden, size_t width)
+{
+    size_t rows = (size_t)scratch->max_rows, experts = (size_t)scratch->experts;
+    size_t tasks = (size_t)xm_dispatch_max_tasks(scratch->experts);
+    scratch->out_stride = (width + XM_PANEL - 1) / XM_PANEL * XM_PANEL;
+    scratch->probability = xm_calloc_aligned(rows * experts, sizeof *scratch->probability);
+    scratch->count = xm_calloc(rows, sizeof *scratch->count);
+    scratch->expert = xm_calloc(rows * experts, sizeof *scratch->expert);
+    scratch->weight = xm_calloc(rows * experts, sizeof *scratch->weight);
+    scratch->tasks = xm_calloc(tasks, sizeof *scratch->tasks);
+    scratch->ordinal = xm_calloc((size_t)scratch->capacity, sizeof *scratch->ordinal);
+    scratch->out = xm_calloc_aligned(XM_ROW_TILE * scratch->out_stride, sizeof *scratch->out);
+    return scratch->probability != NULL && scratch->count != NULL && scratch->expert != NULL &&
+           scratch->weight != NULL && scratch->tasks != NULL && scratch->ordinal != NULL &&
+           scratch->out != NULL &&
+           xm_dispatch_create(scratch->max_rows, scratch->experts, &scratch->dispatch) &&
+           xm_activations_create((size_t)scratch->capacity, hidden, &scratch->hidden);
+}
+
+xmoe_status xm_moe_scratch_create(int32_t max_rows, int32_t experts, int32_t hidden, int32_t width,
+                                  xm_moe_scratch **scratch_out, xmoe_error *error)
+{
+    *scratch_out = NULL;
+    xm_moe_scratch *scratch = xm_calloc(1, sizeof *scratch);
+    if (scratch == NULL)
+        return xm_fail_memory(error, "MoE scratch", sizeof *scratch);
+    scratch->max_rows = max_rows;
+    scratch->experts = experts;
+    scratch->capacity = wave_capacity(max_rows, experts, hidden);
+    if (!allocate_scratch(scratch, (size_t)hidden, (size_t)width)) {
+        xm_moe_scratch_free(scratch);
+        return xm_fail_memory(error, "MoE scratch", HIDDEN_BYTES);
+    }
+    for (int32_t i = 0; i < scratch->capacity; i++)
+        scratch->ordinal[i] = i;
+    *scratch_out = scratch;
+    return XMOE_OK;
+}
+
+void xm_moe_scratch_free(xm_moe_scratch *scratch)
+{
+    if (scratch == NULL)
+        return;
+    xm_free(scratch->probability);
+    xm_free(scratch->count);
+    xm_free(scratch->expert);
+    xm_free(scratch->weight);
+    xm_dispatch_free(&scratch->dispatch);
+    xm_free(scratch->tasks);
+    xm_free(scratch->ordinal);
+    xm_activations_free(&scratch->hidden);
+    xm_free(scratch->out);
+    xm_free(scratch);
+}
+
+/* --- gate ------------------------------------------------------------------------------------- */
+
+static void run_gate(void *context, int32_t task, int32_t thread)
+{
+    (void)thread;
+    const moe_call *call = context;
+    size_t experts = (size_t)call->layer->experts;
+    xm_tile tile = xm_tiles_at(&call->tiles, task);
+    xm_matrix_panels(call->kernels, &call->layer->gate, NULL, call->h,
+                     call->scratch->ordinal + tile.first_row, tile.last_row - tile.first_row,
+                     tile.first_panel, tile.last_panel,
+                     call->scratch->probability + (size_t)tile.first_row * experts, experts);
+}
+
+static void run_route(void *context, int32_t task, int32_t thread)
+{
+    (void)thread;
+    const moe_call *call = context;
+    xm_moe_scratch *scratch = call->scratch;
+    int32_t experts = call->layer->experts;
+    int32_t last = (task + 1) * ROUTE_ROWS < call->rows ? (task + 1) * ROUTE_ROWS : call->rows;
+    for (int32_t row = task * ROUTE_ROWS; row < last; row++) {
+        size_t start = (size_t)row * (size_t)experts;
+        call->kernels->softmax(scratch->probability + start, (size_t)experts);
+        scratch->count[row] = xm_route(call->routers[row], scratch->probability + start, experts,
+                                       scratch->expert + start, scratch->weight + start);
+    }
+}
+
+static void route_rows(moe_call *call, xm_pool *pool, xm_selection *selection)
+{
+    const xm_moe_layer *layer = call->layer;
+    const xm_moe_scratch *scratch = call->scratch;
+    size_t work = (size_t)call->rows * (size_t)layer->experts * (size_t)layer->width;
+    call->tiles = xm_tiles_plan(call->rows, layer->gate.panels, xm_pool_threads(pool));
+    xm_pool_run(xm_pool_for(pool, work), call->tiles.tasks, run_gate, call);
+    xm_pool_run(pool, (call->rows + ROUTE_ROWS - 1) / ROUTE_ROWS, run_route, call);
+    *selection = (xm_selection){.rows = call->rows,
+                                .experts = layer->experts,
+                                .count = scratch->count,
+                                .expert = scratch->expert,
+                                .weight = scratch->weight};
+}
+
+/* --- experts ---------------------------------------------------------------------------------- */
+
+/* Pairs of one expert, at most XM_ROW_TILE: their rows of h and of the residual are dispatch.row[
+ * first], ..., their hidden rows are `hidden`, hidden + 1, ... */
+typedef struct {
+    int32_t first, count, hidden;
+} pair_tile;
+
+/* The tile after `tile` of an expert whose pairs end at `end`; false if there is none. Start with a
+ * count of 0. */
+static bool next_tile(pair_tile *tile, int32_t end)
+{
+    tile->first += tile->count;
+    tile->hidden += tile->count;
+    tile->count = end - tile->first < XM_ROW_TILE ? end - tile->first : XM_ROW_TILE;
+    return tile->count > 0;
+}
+
+static pair_tile tiles_of(const moe_call *call, int32_t expert)
+{
+    const int32_t *offset = call->scratch->dispatch.offset;
+    return (pair_tile){.first = offset[expert],
+                       .hidden = offset[expert] - offset[call->first_expert]};
+}
+
+/* gelu, and the int16 form if the down weights take it, of columns [first, last) of hidden rows. */
+static void finish_hidden(const moe_call *call, const pair_tile *tile, size_t first, size_t last)
+{
+    const xm_activations *hidden = &call->scratch->hidden;
+    bool quantize = xm_type_takes_i16(call->layer->down[0].type);
+    for (int32_t i = 0; i < tile->count; i++) {
+        size_t row = (size_t)(tile->hidden + i);
+        call->kernels->gelu(hidden->f32 + row * hidden->stride + first, last - first);
+        if (quantize)
+            xm_activations_quantize(call->kernels, hidden, row, first, last);
+    }
+}
+
+static void run_up(void *context, int32_t index, int32_t thread)
+{
+    (void)thread;
+    const moe_call *call = context;
+    const xm_moe_layer *layer = call->layer;
+    const xm_moe_scratch *scratch = call->scratch;
+    const xm_expert_task *task = &scratch->tasks[index];
+    size_t hidden = (size_t)layer->hidden;
+    size_t first = (size_t)task->first * XM_PANEL, last = (size_t)task->last * XM_PANEL;
+    const float *bias = layer->up_bias != NULL ? layer->up_bias + (size_t)task->expert * hidden
+                                               : NULL;
+    pair_tile tile = tiles_of(call, task->expert);
+    while (next_tile(&tile, scratch->dispatch.offset[task->expert + 1])) {
+        xm_matrix_panels(call->kernels, &layer->up[task->expert], bias, call->h,
+                         scratch->dispatch.row + tile.first, tile.count, task->first, task->last,
+                         scratch->hidden.f32 + (size_t)tile.hidden * scratch->hidden.stride,
+                         scratch->hidden.stride);
+        finish_hidden(call, &tile, first, last < hidden ? last : hidden);
+    }
+}
+
+/* Adds columns [first, last) of the tile's outputs, weighted, to their residual rows. */
+static void add_outputs(const moe_call *call, const pair_tile *tile, size_t first, size_t last)
+{
+    const xm_moe_scratch *scratch = call->scratch;
+    for (int32_t i = 0; i < tile->count; i++) {
+        int32_t pair = tile->first + i;
+        size_t row = (size_t)scratch->dispatch.row[pair];
+        call->kernels->scaled_add(
+            call->residual + row * call->residual_stride + first, scratch->dispatch.weight[pair],
+            scratch->out + (size_t)i * scratch->out_stride + first, last - first);
+    }
+}
+
+static void run_down(void *context, int32_t index, int32_t thread)
+{
+    (void)thread;
+    const moe_call *call = context;
+    const xm_moe_layer *layer = call->layer;
+    const xm_moe_scratch *scratch = call->scratch;
+    xm_tile panels = xm_tiles_at(&call->tiles, index);
+    size_t width = (size_t)layer->width;
+    size_t first = (size_t)panels.first_panel * XM_PANEL;
+    size_t last = (size_t)panels.last_panel * XM_PANEL;
+    for (int32_t e = call->first_expert; e < call->end_expert; e++) {
+        const float *bias = layer->down_bias != NULL ? layer->down_bias + (size_t)e * width : NULL;
+        pair_tile tile = tiles_of(call, e);
+        while (next_tile(&tile, scratch->dispatch.offset[e + 1])) {
+            xm_matrix_panels(call->kernels, &layer->down[e], bias, &scratch->hidden,
+                             scratch->ordinal + tile.hidden, tile.count, panels.first_panel,
+                             panels.last_panel, scratch->out, scratch->out_stride);
+            add_outputs(call, &tile, first, last < width ? last : width);
+        }
+    }
+}
+
+/* Experts [first_expert, end_expert), whose pairs fit in the scratch. */
+static void run_wave(moe_call *call, xm_pool *pool)
+{
+    const xm_moe_layer *layer = call->layer;
+    xm_moe_scratch *scratch = call->scratch;
+    const int32_t *offset = scratch->dispatch.offset;
+    int32_t threads = xm_pool_threads(pool);
+    size_t pairs = (size_t)(offset[call->end_expert] - offset[call->first_expert]);
+    xm_pool *workers = xm_pool_for(pool, pairs * (size_t)layer->hidden * (size_t)layer->width);
+    int32_t tasks = xm_dispatch_plan(&scratch->dispatch, call->first_expert, call->end_expert,
+                                     layer->up[0].panels, threads, scratch->tasks);
+    xm_pool_run(workers, tasks, run_up, call);
+    /* One row tile: the tasks go over the experts' own tiles. */
+    call->tiles = xm_tiles_plan(1, layer->down[0].panels, threads);
+    xm_pool_run(workers, call->tiles.tasks, run_down, call);
+}
+
+void xm_moe_forward(const xm_kernels *kernels, xm_pool *pool, xm_moe_scratch *scratch,
+                    const xm_moe_layer *layer, const xm_activations *h, int32_t rows,
+                    const xmoe_router *const *routers, float *residual, size_t residual_stride,
+                    xm_selection *selection)
+{
+    moe_call call = {.kernels = kernels,
+                     .scratch = scratch,
+                     .layer = layer,
+                     .h = h,
+                     .routers = routers,
+                     .rows = rows,
+                     .residual = residual,
+                     .residual_stride = residual_stride};
+    route_rows(&call, pool, selection);
+    xm_dispatch_group(&scratch->dispatch, selection);
+    while (call.end_expert < layer->experts) {
+        call.first_expert = call.end_expert;
+        call.end_expert = xm_dispatch_wave(&scratch->dispatch, call.first_expert, layer->experts,
+                                           scratch->capacity);
+        run_wave(&call, pool);
+    }
+}

@@ -1,0 +1,515 @@
+/*
+ * test_forward.c - the forward pass against the double-precision reference, and to the bit against
+ * itself: alone or in company, on any number of threads, in any chunks, on any instruction set.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "base/memory.h"
+#include "base/random.h"
+#include "model/forward.h"
+#include "model/model.h"
+#include "reference.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MAX_BLOCKS = 64, MAX_ROWS = 512, MAX_TOKENS = 128 };
+
+/* --- models ----------------------------------------------------------------------------------- */
+
+static char model_path[64];
+
+static int make_path(void **state)
+{
+    (void)state;
+    snprintf(model_path, sizeof model_path, "/tmp/xmoe-forward-%d.gguf", (int)getpid());
+    return 0;
+}
+
+static int remove_path(void **state)
+{
+    (void)state;
+    unlink(model_path);
+    return 0;
+}
+
+/* Sizes that suit block formats; odd ones for the float types in odd_shape. */
+static xmoe_random_model even_shape(const char *type)
+{
+    return (xmoe_random_model){
+        .context_length = 96,
+        .embedding_length = 64,
+        .layer_count = 4,
+        .head_count = 4,
+        .feed_forward_length = 96,
+        .expert_count = 12,
+        .expert_feed_forward_length = 32,
+        .vocabulary_size = 300,
+        .moe_every = 2,
+        .router = {.type = XMOE_ROUTER_THRESHOLD, .threshold = 0.8f, .min_experts = 1},
+        .router_spread = 2.0f,
+        .tied_output = true,
+        .type = type,
+        .seed = 7,
+    };
+}
+
+static xmoe_random_model odd_shape(const char *type)
+{
+    xmoe_random_model shape = even_shape(type);
+    shape.embedding_length = 39;
+    shape.head_count = 3;
+    shape.feed_forward_length = 50;
+    shape.expert_count = 5;
+    shape.expert_feed_forward_length = 21;
+    shape.tied_output = false;
+    shape.moe_every = 1;
+    return shape;
+}
+
+static void write_model(const xmoe_random_model *shape)
+{
+    xmoe_error error = {0};
+    if (xmoe_random_model_write(model_path, shape, NULL, NULL, &error) != XMOE_OK)
+        fail_msg("%s", error.message);
+}
+
+static xmoe_model *load_model(const char *isa)
+{
+    xmoe_error error = {0};
+    xmoe_model *model = NULL;
+    const xmoe_model_options options = {.isa = isa, .threads = 2};
+    if (xmoe_model_load(model_path, &options, &model, &error) != XMOE_OK)
+        fail_msg("%s", error.message);
+    return model;
+}
+
+/* --- a forward pass with its cache ------------------------------------------------------------ */
+
+typedef struct {
+    const xmoe_model *model;
+    xm_pool *pool;
+    xm_kv_cache *cache;
+    xm_forward *forward;
+    int32_t blocks_used;
+} runner;
+
+static runner start(const xmoe_model *model, int32_t threads, bool kv_f32)
+{
+    runner run = {.model = model};
+    if (threads > 1)
+        assert_int_equal(xm_pool_create(threads, &run.pool, NULL), XMOE_OK);
+    assert_int_equal(xm_kv_cache_create(model, MAX_BLOCKS, kv_f32, &run.cache, NULL), XMOE_OK);
+    /* What an earlier owner left in a block must not matter. */
+    memset(run.cache->memory, 0xff, (size_t)MAX_BLOCKS * run.cache->block_bytes);
+    assert_int_equal(xm_forward_create(model, run.pool, run.cache, MAX_ROWS, &run.forward, NULL),
+                     XMOE_OK);
+    return run;
+}
+
+static void stop(runner *run)
+{
+    xm_forward_free(run->forward);
+    xm_kv_cache_free(run->cache);
+    xm_pool_free(run->pool);
+}
+
+typedef struct {
+    int32_t tokens[MAX_TOKENS];
+    int32_t count;
+    int32_t blocks[MAX_TOKENS / XM_KV_TOKENS + 1];
+    xmoe_routing routing;
+} sequence;
+
+/* Random tokens; its blocks are taken from the end of the cache, in descending order. */
+static sequence make_sequence(runner *run, int32_t count, uint64_t seed)
+{
+    sequence result = {.count = count};
+    for (int32_t i = 0; i < count; i++)
+        result.tokens[i] = (int32_t)(xm_random_bits(seed, 0, (uint64_t)i) %
+                                     (uint64_t)run->model->info.vocabulary_size);
+    for (int32_t b = 0; b * XM_KV_TOKENS < count; b++) {
+        assert_true(run->blocks_used < MAX_BLOCKS);
+        result.blocks[b] = MAX_BLOCKS - 1 - run->blocks_used++;
+    }
+    xmoe_model_default_routing(run->model, &result.routing);
+    return result;
+}
+
+static xm_segment segment_of(const sequence *s, int32_t first, int32_t count, int32_t logits_from)
+{
+    return (xm_segment){.tokens = s->tokens + first,
+                        .token_count = count,
+                        .position = first,
+                        .blocks = s->blocks,
+                        .routing = &s->routing,
+                        .logits_from = logits_from};
+}
+
+/* A copy of `rows` rows of logits, to be freed. */
+static float *copy_logits(const runner *run, const float *logits, int32_t rows)
+{
+    size_t bytes = (size_t)rows * (size_t)run->model->info.vocabulary_size * sizeof(float);
+    float *copy = malloc(bytes);
+    assert_non_null(copy);
+    memcpy(copy, logits, bytes);
+    return copy;
+}
+
+/* All logits of a sequence computed in one step, alone. */
+static float *logits_alone(runner *run, const sequence *s)
+{
+    xm_segment segment = segment_of(s, 0, s->count, 0);
+    return copy_logits(run, xm_forward_step(run->forward, &segment, 1, NULL, NULL), s->count);
+}
+
+static void assert_same_bits(const runner *run, const float *a, const float *b, int32_t rows)
+{
+    size_t bytes = (size_t)rows * (size_t)run->model->info.vocabulary_size * sizeof(float);
+    assert_memory_equal(a, b, bytes);
+}
+
+/* --- against the reference -------------------------------------------------------------------- */
+
+/* Compares each layer's choice as it is reported. */
+typedef struct {
+    const xmoe_model *model;
+    const reference_result *expected;
+    int32_t calls;
+} routed_check;
+
+static void check_routed(void *context, int32_t moe_layer, const xm_selection *selection)
+{
+    routed_check *check = context;
+    const reference_result *expected = check->expected;
+    int32_t layer = check->model->moe_layers[moe_layer];
+    assert_int_equal(moe_layer, check->calls++);
+    for (int32_t row = 0; row < selection->rows; row++) {
+        int32_t at = row * expected->layers + layer;
+        assert_int_equal(selection->count[row], expected->counts[at]);
+        for (int32_t i = 0; i < selection->count[row]; i++) {
+            int32_t from = row * selection->experts + i, to = at * expected->expert_count + i;
+            assert_int_equal(selection->expert[from], expected->experts[to]);
+            assert_float_equal(selection->weight[from], expected->weights[to], 1e-3);
+        }
+    }
+}
+
+static double log_softmax_error(const float *logits, const double *expected, int32_t count)
+{
+    double largest = -INFINITY, sum = 0.0, worst = 0.0;
+    for (int32_t i = 0; i < count; i++)
+        largest = fmax(largest, (double)logits[i]);
+    for (int32_t i = 0; i < count; i++)
+        sum += exp((double)logits[i] - largest);
+    for (int32_t i = 0; i < count; i++) {
+        double error = fabs((double)logits[i] - largest - log(sum) - expected[i]);
+        worst = error > worst || isnan(error) ? error : worst;
+    }
+    return worst;
+}
+
+static void compare_with_reference(const xmoe_model *model, const reference_model *reference,
+                                   const xmoe_routing *routing, bool kv_f32)
+{
+    runner run = start(model, 1, kv_f32);
+    sequence s = make_sequence(&run, 37, 11);
+    s.routing = *routing;
+    reference_result expected =
+        reference_forward(reference, s.tokens, s.count, &s.routing, !kv_f32);
+    routed_check check = {.model = model, .expected = &expected};
+    xm_segment segment = segment_of(&s, 0, s.count, 0);
+    const float *logits = xm_forward_step(run.forward, &segment, 1, check_routed, &check);
+    assert_int_equal(check.calls, model->info.moe_layer_count);
+    for (int32_t i = 0; i < s.count; i++) {
+        size_t start_at = (size_t)i * (size_t)expected.vocabulary;
+        double error =
+            log_softmax_error(logits + start_at, expected.logprobs + start_at, expected.vocabulary);
+        if (!(error < 2e-3))
+            fail_msg("%s, %s, row %d: logprobs are off by %g", model->info.isa,
+                     model->info.quantization, i, error);
+    }
+    reference_result_free(&expected);
+    stop(&run);
+}
+
+/* Routers of every kind, one after the other; the last has another one at each layer. */
+enum { ROUTINGS = 6 };
+
+static xmoe_routing routing_of(const xmoe_model *model, int32_t kind)
+{
+    static const xmoe_router routers[ROUTINGS] = {
+        {.type = XMOE_ROUTER_THRESHOLD, .threshold = 0.8f, .min_experts = 1},
+        {.type = XMOE_ROUTER_TOP_K, .top_k = 3, .min_experts = 1, .normalize = true},
+        {.type = XMOE_ROUTER_DENSE, .min_experts = 1},
+        {.type = XMOE_ROUTER_THRESHOLD, .threshold = 0.3f, .min_experts = 2, .max_experts = 4},
+        {.type = XMOE_ROUTER_THRESHOLD, .threshold = 0.95f, .min_experts = 1, .normalize = true},
+        {.type = XMOE_ROUTER_TOP_K, .top_k = 2, .min_experts = 1},
+    };
+    xmoe_routing routing = {.layer_count = model->info.layer_count};
+    for (int32_t i = 0; i < routing.layer_count; i++)
+        routing.layers[i] = routers[kind < ROUTINGS - 1 ? kind : i % ROUTINGS];
+    assert_int_equal(xmoe_routing_check(model, &routing, NULL), XMOE_OK);
+    return routing;
+}
+
+static void compare_shape(const xmoe_random_model *shape)
+{
+    const xm_kernels *tables[4];
+    int32_t variants = xm_kernels_available(tables);
+    write_model(shape);
+    reference_model *reference = reference_load(model_path);
+    for (int32_t v = 0; v < variants; v++) {
+        xmoe_model *model = load_model(tables[v]->name);
+        for (int32_t kind = 0; kind < ROUTINGS; kind++)
+            for (int kv_f32 = 0; kv_f32 < 2; kv_f32++) {
+                xmoe_routing routing = routing_of(model, kind);
+                compare_with_reference(model, reference, &routing, kv_f32 != 0);
+            }
+        xmoe_model_free(model);
+    }
+    reference_free(reference);
+}
+
+static void matches_reference_in_every_type(void **state)
+{
+    (void)state;
+    size_t types;
+    const xm_weight_traits *traits = xm_weight_traits_all(&types);
+    for (size_t t = 0; t < types; t++) {
+        xmoe_random_model shape = even_shape(traits[t].name);
+        compare_shape(&shape);
+    }
+}
+
+static void matches_reference_at_odd_sizes(void **state)
+{
+    (void)state;
+    static const char *const types[] = {"F32", "F16", "BF16"};
+    for (size_t t = 0; t < 3; t++) {
+        xmoe_random_model shape = odd_shape(types[t]);
+        compare_shape(&shape);
+    }
+}
+
+static void matches_reference_without_experts(void **state)
+{
+    (void)state;
+    xmoe_random_model shape = even_shape("Q8_0");
+    shape.moe_every = 0;
+    compare_shape(&shape);
+}
+
+/* --- to the bit ------------------------------------------------------------------------------- */
+
+/* One sequence alone, and the same among 31 others of all lengths and routers. */
+static void company_changes_nothing(void **state)
+{
+    (void)state;
+    enum { COMPANY = 31, PLACE = 13 };
+    static const char *const types[] = {"F32", "Q8_0"};
+    for (size_t t = 0; t < 2; t++) {
+        xmoe_random_model shape = even_shape(types[t]);
+        write_model(&shape);
+        xmoe_model *model = load_model(NULL);
+        runner run = start(model, 2, false);
+        sequence s = make_sequence(&run, 20, 1);
+        float *alone = logits_alone(&run, &s);
+        sequence *others = calloc(COMPANY + 1, sizeof *others);
+        xm_segment segments[COMPANY + 1];
+        int32_t before = 0;
+        assert_non_null(others);
+        for (int32_t i = 0; i <= COMPANY; i++) {
+            others[i] = i == PLACE ? s : make_sequence(&run, 1 + i * 7 % 23, 100 + (uint64_t)i);
+            if (i != PLACE)
+                others[i].routing = routing_of(model, i % ROUTINGS);
+            segments[i] = segment_of(&others[i], 0, others[i].count, i < 10 ? 0 : others[i].count);
+            before += i < 10 ? others[i].count : 0;
+        }
+        segments[PLACE].logits_from = 5;
+        const float *logits = xm_forward_step(run.forward, segments, COMPANY + 1, NULL, NULL);
+        size_t vocabulary = (size_t)model->info.vocabulary_size;
+        assert_same_bits(&run, logits + (size_t)before * vocabulary, alone + 5 * vocabulary,
+                         s.count - 5);
+        free(alone);
+        free(others);
+        stop(&run);
+        xmoe_model_free(model);
+    }
+}
+
+static void threads_change_nothing(void **state)
+{
+    (void)state;
+    static const char *const types[] = {"F16", "Q4_0"};
+    for (size_t t = 0; t < 2; t++) {
+        xmoe_random_model shape = even_shape(types[t]);
+        shape.expert_feed_forward_length = 160;
+        shape.feed_forward_length = 224;
+        shape.head_count = 2;
+        write_model(&shape);
+        xmoe_model *model = load_model(NULL);
+        float *expected = NULL;
+        for (int32_t threads = 1; threads <= 3; threads++) {
+            runner run = start(model, threads, t == 0);
+            sequence s = make_sequence(&run, 90, 5);
+            float *logits = logits_alone(&run, &s);
+            if (expected != NULL)
+                assert_same_bits(&run, logits, expected, s.count);
+            free(expected);
+            expected = logits;
+            stop(&run);
+        }
+        free(expected);
+        xmoe_model_free(model);
+    }
+}
+
+/* A prompt in pieces of 1, 7 and 16 tokens, and whole; decoding is pieces of 1. */
+static void chunks_change_nothing(void **state)
+{
+    (void)state;
+    static const int32_t chunks[] = {1, 7, 16};
+    xmoe_random_model shape = even_shape("Q8_0");
+    write_model(&shape);
+    xmoe_model *model = load_model(NULL);
+    size_t vocabulary = (size_t)model->info.vocabulary_size;
+    for (int kv_f32 = 0; kv_f32 < 2; kv_f32++) {
+        runner run = start(model, 2, kv_f32 != 0);
+        sequence s = make_sequence(&run, 50, 3);
+        float *whole = logits_alone(&run, &s);
+        for (size_t c = 0; c < 3; c++) {
+            sequence again = make_sequence(&run, 50, 3);
+            for (int32_t done = 0; done < s.count;) {
+                int32_t count = s.count - done < chunks[c] ? s.count - done : chunks[c];
+                xm_segment segment = segment_of(&again, done, count, 0);
+                const float *logits = xm_forward_step(run.forward, &segment, 1, NULL, NULL);
+                assert_same_bits(&run, logits, whole + (size_t)done * vocabulary, count);
+                done += count;
+            }
+        }
+        free(whole);
+        stop(&run);
+    }
+    xmoe_model_free(model);
+}
+
+static void instruction_sets_change_nothing(void **state)
+{
+    (void)state;
+    size_t types;
+    const xm_weight_traits *traits = xm_weight_traits_all(&types);
+    const xm_kernels *tables[4];
+    int32_t variants = xm_kernels_available(tables);
+    for (size_t t = 0; t < types; t++) {
+        xmoe_random_model shape = even_shape(traits[t].name);
+        float *expected = NULL;
+        write_model(&shape);
+        for (int32_t v = 0; v < variants; v++) {
+            xmoe_model *model = load_model(tables[v]->name);
+            runner run = start(model, 1, false);
+            sequence s = make_sequence(&run, 33, 9);
+            float *logits = logits_alone(&run, &s);
+            if (expected != NULL)
+                assert_same_bits(&run, logits, expected, s.count);
+            free(expected);
+            expected = logits;
+            stop(&run);
+            xmoe_model_free(model);
+        }
+        free(expected);
+    }
+}
+
+/* Two sequences that share their first block and a half, by a shared and a copied block, go on as
+ * if each had computed all itself. */
+static void copied_blocks_continue(void **state)
+{
+    (void)state;
+    xmoe_random_model shape = even_shape("F32");
+    write_model(&shape);
+    xmoe_model *model = load_model(NULL);
+    runner run = start(model, 1, false);
+    sequence s = make_sequence(&run, 40, 3);
+    float *whole = logits_alone(&run, &s);
+    sequence fork = make_sequence(&run, 40, 3);
+    fork.blocks[0] = s.blocks[0];
+    xm_kv_copy_block(run.cache, s.blocks[1], fork.blocks[1]);
+    xm_segment segment = segment_of(&fork, 24, 16, 0);
+    const float *logits = xm_forward_step(run.forward, &segment, 1, NULL, NULL);
+    assert_same_bits(&run, logits, whole + 24 * (size_t)model->info.vocabulary_size, 16);
+    free(whole);
+    stop(&run);
+    xmoe_model_free(model);
+}
+
+/* The context can be filled to its end. */
+static void last_position_works(void **state)
+{
+    (void)state;
+    xmoe_random_model shape = even_shape("Q8_0");
+    shape.context_length = 43;
+    write_model(&shape);
+    xmoe_model *model = load_model(NULL);
+    reference_model *reference = reference_load(model_path);
+    runner run = start(model, 1, true);
+    sequence s = make_sequence(&run, 43, 21);
+    reference_result expected = reference_forward(reference, s.tokens, 43, &s.routing, false);
+    xm_segment segment = segment_of(&s, 0, 43, 42);
+    const float *logits = xm_forward_step(run.forward, &segment, 1, NULL, NULL);
+    assert_true(log_softmax_error(logits, expected.logprobs + 42 * (size_t)expected.vocabulary,
+                                  expected.vocabulary) < 2e-3);
+    reference_result_free(&expected);
+    reference_free(reference);
+    stop(&run);
+    xmoe_model_free(model);
+}
+
+/* Every allocation of a forward pass and its cache fails once; nothing leaks or crashes. */
+static void lack_of_memory_is_reported(void **state)
+{
+    (void)state;
+    xmoe_random_model shape = even_shape("Q8_0");
+    write_model(&shape);
+    xmoe_model *model = load_model(NULL);
+    int32_t failures = 0;
+    for (xmoe_status status = XMOE_ERROR_MEMORY; status != XMOE_OK; failures++) {
+        xm_kv_cache *cache = NULL;
+        xm_forward *forward = NULL;
+        xm_memory_fail_after(failures);
+        status = xm_kv_cache_create(model, 4, false, &cache, NULL);
+        if (status == XMOE_OK)
+            status = xm_forward_create(model, NULL, cache, 8, &forward, NULL);
+        xm_memory_fail_after(-1);
+        assert_true(status == XMOE_OK || status == XMOE_ERROR_MEMORY);
+        assert_true((forward != NULL) == (status == XMOE_OK));
+        xm_forward_free(forward);
+        xm_kv_cache_free(cache);
+    }
+    assert_true(failures > 20);
+    xmoe_model_free(model);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(matches_reference_in_every_type),
+        cmocka_unit_test(matches_reference_at_odd_sizes),
+        cmocka_unit_test(matches_reference_without_experts),
+        cmocka_unit_test(company_changes_nothing),
+        cmocka_unit_test(threads_change_nothing),
+        cmocka_unit_test(chunks_change_nothing),
+        cmocka_unit_test(instruction_sets_change_nothing),
+        cmocka_unit_test(copied_blocks_continue),
+        cmocka_unit_test(last_position_works),
+        cmocka_unit_test(lack_of_memory_is_reported),
+    };
+    return cmocka_run_group_tests(tests, make_path, remove_path);
+}
