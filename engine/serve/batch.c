@@ -1,0 +1,206 @@
+/*
+ * batch.c - one step's tokens: which sequences give how many, the model's run over them, and the
+ * accounting of experts from what the routers report.
+ */
+#include "base/memory.h"
+#include "serve/scheduler_state.h"
+
+#include "serve/stats.h"
+
+xmoe_status xm_batch_init(xm_batch *batch, int32_t max_sequences, int32_t step_tokens,
+                          xmoe_error *error)
+{
+    size_t sequences = (size_t)max_sequences, tokens = (size_t)step_tokens;
+    batch->entries = xm_calloc(sequences, sizeof *batch->entries);
+    batch->segments = xm_calloc(sequences, sizeof *batch->segments);
+    batch->tokens = xm_calloc(tokens, sizeof *batch->tokens);
+    batch->is_decode = xm_calloc(tokens, 1);
+    if (batch->entries == NULL || batch->segments == NULL || batch->tokens == NULL ||
+        batch->is_decode == NULL)
+        return xm_fail_memory(error, "batch", tokens * 5);
+    return XMOE_OK;
+}
+
+void xm_batch_free(xm_batch *batch)
+{
+    xm_free(batch->entries);
+    xm_free(batch->segments);
+    xm_free(batch->tokens);
+    xm_free(batch->is_decode);
+}
+
+/* --- choice --- */
+
+static int32_t pending(const xm_sequence *sequence)
+{
+    return xm_sequence_length(sequence) - sequence->computed;
+}
+
+static bool is_decoding(const xm_sequence *sequence)
+{
+    return sequence->output_length > 0 && pending(sequence) == 1;
+}
+
+static void add_entry(xm_scheduler *s, xm_sequence *sequence, int32_t count)
+{
+    s->batch.entries[s->batch.entry_count++] =
+        (xm_batch_entry){.sequence = sequence, .position = sequence->computed, .count = count};
+}
+
+/* Of the decoding sequences not in this step's batch, the one that waited longest; NULL: none.
+ * last_step is the number of the last step that a sequence was chosen for. */
+static xm_sequence *longest_idle(const xm_scheduler *s)
+{
+    xm_sequence *best = NULL;
+    for (int32_t i = 0; i < s->running_count; i++) {
+        xm_sequence *sequence = s->running[i];
+        if (is_decoding(sequence) && sequence->last_step != s->stats.steps &&
+            (best == NULL || sequence->last_step < best->last_step))
+            best = sequence;
+    }
+    return best;
+}
+
+/* One token for each decoding sequence; in turns if there are more of them than budget. */
+static int32_t choose_decoding(xm_scheduler *s, int32_t budget)
+{
+    int32_t decoding = 0;
+    for (int32_t i = 0; i < s->running_count; i++)
+        decoding += is_decoding(s->running[i]);
+    if (decoding <= budget) {
+        for (int32_t i = 0; i < s->running_count; i++)
+            if (is_decoding(s->running[i]))
+                add_entry(s, s->running[i], 1);
+        return budget - decoding;
+    }
+    for (; budget > 0; budget--) {
+        xm_sequence *sequence = longest_idle(s);
+        sequence->last_step = s->stats.steps;
+        add_entry(s, sequence, 1);
+    }
+    return 0;
+}
+
+static void choose_prompts(xm_scheduler *s, int32_t budget)
+{
+    for (int32_t i = 0; i < s->running_count && budget > 0; i++) {
+        xm_sequence *sequence = s->running[i];
+        if (is_decoding(sequence))
+            continue;
+        int32_t count = pending(sequence) < budget ? pending(sequence) : budget;
+        add_entry(s, sequence, count);
+        budget -= count;
+    }
+}
+
+/* Gives every chosen sequence its blocks, and leaves out those that were preempted for others. */
+static void secure_blocks(xm_scheduler *s)
+{
+    xm_batch *batch = &s->batch;
+    for (int32_t i = 0; i < batch->entry_count; i++)
+        if (batch->entries[i].sequence->state == XM_SEQUENCE_RUNNING)
+            xm_admission_grow(s, batch->entries[i].sequence);
+    int32_t kept = 0;
+    for (int32_t i = 0; i < batch->entry_count; i++)
+        if (batch->entries[i].sequence->state == XM_SEQUENCE_RUNNING)
+            batch->entries[kept++] = batch->entries[i];
+    batch->entry_count = kept;
+}
+
+/* Rows that give logits: those that score prompt tokens, and the sequence's last one, if it
+ * samples. */
+static int32_t logits_from(const xm_batch_entry *entry)
+{
+    const xm_request *request = entry->sequence->request;
+    if (request->prompt_logprobs != NULL && request->scored < request->prompt_length) {
+        int32_t from = request->scored - 1 - entry->position;
+        return from < 0 ? 0 : from > entry->count ? entry->count : from;
+    }
+    bool ends = entry->position + entry->count == xm_sequence_length(entry->sequence);
+    return ends && request->max_tokens > 0 ? entry->count - 1 : entry->count;
+}
+
+static void lay_out(xm_batch *batch)
+{
+    batch->rows = 0;
+    for (int32_t i = 0; i < batch->entry_count; i++) {
+        xm_batch_entry *entry = &batch->entries[i];
+        const xm_sequence *sequence = entry->sequence;
+        entry->row = batch->rows;
+        entry->logits_from = logits_from(entry);
+        xm_sequence_tokens(sequence, entry->position, entry->count, batch->tokens + batch->rows);
+        for (int32_t j = 0; j < entry->count; j++)
+            batch->is_decode[batch->rows + j] =
+                entry->position + j >= sequence->request->prompt_length;
+        batch->segments[i] = (xm_segment){.tokens = batch->tokens + batch->rows,
+                                          .token_count = entry->count,
+                                          .position = entry->position,
+                                          .blocks = sequence->blocks,
+                                          .routing = &sequence->request->routing,
+                                          .logits_from = entry->logits_from};
+        batch->rows += entry->count;
+    }
+}
+
+void xm_batch_choose(xm_scheduler *s)
+{
+    s->batch.entry_count = 0;
+    int32_t left = choose_decoding(s, s->options.step_tokens);
+    choose_prompts(s, left);
+    secure_blocks(s);
+    lay_out(&s->batch);
+}
+
+/* --- run --- */
+
+/* The first computation of these rows counts for the request's own figures. */
+static void account(const xm_scheduler *s, const xm_batch_entry *entry, int32_t moe_layer,
+                    const xm_selection *selection)
+{
+    xm_sequence *sequence = entry->sequence;
+    xm_request *request = sequence->request;
+    int32_t experts = s->info->expert_count;
+    int32_t again = sequence->counted - entry->position; /* rows that were computed before */
+    for (int32_t i = again < 0 ? 0 : again; i < entry->count; i++) {
+        int32_t row = entry->row + i, count = selection->count[row];
+        const uint16_t *chosen = selection->expert + (size_t)row * (size_t)selection->experts;
+        const float *weights = selection->weight + (size_t)row * (size_t)selection->experts;
+        request->layer_positions++;
+        request->activations += (uint64_t)count;
+        if (request->usage != NULL) {
+            uint64_t *record = request->usage + (size_t)moe_layer * xm_usage_record_size(experts);
+            xm_usage_add_position(record, experts, count, chosen, weights);
+            record[XM_USAGE_STEPS]++; /* each position a step of its own: no company counts */
+            record[XM_USAGE_DISTINCT] += (uint64_t)count;
+        }
+        if (request->params.routed_experts)
+            xm_route_log_append(&sequence->routes, moe_layer, count, chosen, weights);
+    }
+}
+
+static void on_routed(void *context, int32_t moe_layer, const xm_selection *selection)
+{
+    xm_scheduler *s = context;
+    xm_usage_route(s->options.usage, moe_layer, selection, s->batch.is_decode);
+    for (int32_t i = 0; i < s->batch.entry_count; i++)
+        account(s, &s->batch.entries[i], moe_layer, selection);
+}
+
+const float *xm_batch_run(xm_scheduler *s)
+{
+    xm_batch *batch = &s->batch;
+    const xm_backend *backend = &s->options.backend;
+    const float *logits =
+        backend->step(backend->context, batch->segments, batch->entry_count, on_routed, s);
+    s->stats.expert_bytes_read += xm_usage_commit(s->options.usage) * s->info->expert_bytes;
+    xm_histogram_observe(&s->stats.step_tokens, batch->rows);
+    for (int32_t i = 0; i < batch->entry_count; i++) {
+        xm_sequence *sequence = batch->entries[i].sequence;
+        sequence->computed += batch->entries[i].count;
+        if (sequence->counted < sequence->computed)
+            sequence->counted = sequence->computed;
+        sequence->last_step = s->stats.steps;
+        xm_admission_index(s, sequence);
+    }
+    return logits;
+}
