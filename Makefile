@@ -2,6 +2,7 @@
 #
 #   make SANITIZER=address    (or thread, undefined) builds into build/address/ with that sanitizer
 #   make DEBUG=1              no optimisation, build/debug/
+#   make V=1                  shows the commands
 
 CC        ?= gcc
 PREFIX    ?= /usr/local
@@ -17,6 +18,9 @@ ALL_CFLAGS = -std=c17 -D_GNU_SOURCE $(WARNINGS) -ffp-contract=off -fPIC -fvisibi
              -Iinclude -Iengine -MMD -MP $(CFLAGS) \
              $(if $(SANITIZER),-fsanitize=$(SANITIZER:address=address,undefined) -fno-omit-frame-pointer)
 LDFLAGS  += $(if $(SANITIZER),-fsanitize=$(SANITIZER:address=address,undefined))
+
+Q   = $(if $(V),,@)
+say = @$(if $(V),true,printf '  %-5s %s\n' $(1) $(2))
 
 ENGINE_LIBS = $(shell pkg-config --libs libpcre2-8) -lpthread -lm
 SERVER_LIBS = $(shell pkg-config --libs libmicrohttpd libcjson)
@@ -121,47 +125,59 @@ clean: ## remove build/
 
 $(BUILD)/obj/%.avx2.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(AVX2_FLAGS) -c $< -o $@
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(AVX2_FLAGS) -c $< -o $@
 
 $(BUILD)/obj/%.avx512.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(AVX512_FLAGS) -c $< -o $@
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(AVX512_FLAGS) -c $< -o $@
 
 $(BUILD)/obj/server/%.o: server/%.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(shell pkg-config --cflags libmicrohttpd libcjson) -c $< -o $@
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(shell pkg-config --cflags libmicrohttpd libcjson) -c $< -o $@
 
 $(BUILD)/obj/engine/train/%.o: engine/train/%.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(shell pkg-config --cflags openblas) -c $< -o $@
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(shell pkg-config --cflags openblas) -c $< -o $@
 
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -c $< -o $@
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
 
 $(LIBRARY): $(ENGINE_OBJECTS)
 	@rm -f $@
-	ar rcs $@ $^
+	$(call say,AR,$@)
+	$(Q)ar rcs $@ $^
 
 $(SHARED): $(ENGINE_OBJECTS)
-	$(CC) -shared -Wl,-soname,libxmoe.so.0 $(LDFLAGS) $^ -o $@ $(ENGINE_LIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) -shared -Wl,-soname,libxmoe.so.0 $(LDFLAGS) $^ -o $@ $(ENGINE_LIBS)
 
 $(BUILD)/libxmoe-train.a: $(TRAIN_OBJECTS)
 	@rm -f $@
-	ar rcs $@ $^
+	$(call say,AR,$@)
+	$(Q)ar rcs $@ $^
 
 $(BUILD)/libxmoe-server.a: $(filter-out %/server/main.o,$(SERVER_OBJECTS))
 	@rm -f $@
-	ar rcs $@ $^
+	$(call say,AR,$@)
+	$(Q)ar rcs $@ $^
 
 $(BUILD)/xmoe-server: $(BUILD)/obj/server/main.o $(BUILD)/libxmoe-server.a $(LIBRARY)
-	$(CC) $(LDFLAGS) $^ -o $@ $(SERVER_LIBS) $(ENGINE_LIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ -o $@ $(SERVER_LIBS) $(ENGINE_LIBS)
 
 $(BUILD)/xmoe-train: $(call objects,tools/train.c $(TOOL_HELPERS)) $(BUILD)/libxmoe-train.a $(LIBRARY)
-	$(CC) $(LDFLAGS) $^ -o $@ $(TRAIN_LIBS) $(ENGINE_LIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ -o $@ $(TRAIN_LIBS) $(ENGINE_LIBS)
 
 $(BUILD)/xmoe-%: $(BUILD)/obj/tools/%.o $(call objects,$(TOOL_HELPERS)) $(LIBRARY)
-	$(CC) $(LDFLAGS) $^ -o $@ $(ENGINE_LIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ -o $@ $(ENGINE_LIBS)
 
 $(BUILD)/xmoe.pc: Makefile
 	@mkdir -p $(@D)
@@ -172,6 +188,7 @@ $(BUILD)/xmoe.pc: Makefile
 $(BUILD)/tests/test_%: $(BUILD)/obj/tests/test_%.o $(call objects,$(TEST_HELPERS)) \
     $(BUILD)/libxmoe-train.a $(BUILD)/libxmoe-server.a $(LIBRARY)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) $^ -o $@ $(TRAIN_LIBS) $(SERVER_LIBS) $(shell pkg-config --libs cmocka) $(ENGINE_LIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ -o $@ $(TRAIN_LIBS) $(SERVER_LIBS) $(shell pkg-config --libs cmocka) $(ENGINE_LIBS)
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
