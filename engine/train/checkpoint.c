@@ -1,0 +1,141 @@
+/*
+ * checkpoint.c - see checkpoint.h. Layout: header, three float arrays, a checksum of them.
+ */
+#include "train/checkpoint.h"
+
+#include "base/memory.h"
+#include "base/random.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct {
+    char magic[8];
+    uint64_t total; /* parameters */
+    uint64_t step;
+    uint64_t vocabulary;
+    uint64_t seed;
+    int64_t shape[12]; /* integers of the shape, in order; see fill_header */
+    float threshold, epsilon;
+} checkpoint_header;
+
+static const char *const shape_names[] = {
+    "vocabulary",          "context",   "width",  "blocks", "heads",    "feed_forward", "experts",
+    "expert_feed_forward", "moe_every", "router", "top_k",  "sequences"};
+
+static checkpoint_header make_header(const xm_checkpoint *c)
+{
+    const xm_network_shape *s = &c->identity.shape;
+    checkpoint_header header;
+    memset(&header, 0, sizeof header); /* padding is written too */
+    memcpy(header.magic, "XMTRAIN1", sizeof header.magic);
+    header.total = c->network->total;
+    header.step = c->step;
+    header.vocabulary = c->identity.vocabulary;
+    header.seed = c->identity.seed;
+    const int64_t shape[12] = {
+        s->vocabulary, s->context,         s->width,   s->blocks,
+        s->heads,      s->feed_forward,    s->experts, s->expert_feed_forward,
+        s->moe_every,  (int64_t)s->router, s->top_k,   c->identity.sequences};
+    memcpy(header.shape, shape, sizeof shape);
+    header.threshold = s->threshold;
+    header.epsilon = s->epsilon;
+    return header;
+}
+
+static uint64_t checksum(uint64_t sum, const float *values, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        sum = (sum ^ bits) * UINT64_C(0x100000001b3); /* FNV-1a over words */
+    }
+    return sum;
+}
+
+static uint64_t checksum_all(const xm_checkpoint *c)
+{
+    uint64_t sum = checksum(c->step, c->parameters, c->network->total);
+    sum = checksum(sum, c->first, c->network->total);
+    return checksum(sum, c->second, c->network->total);
+}
+
+xmoe_status xm_checkpoint_save(const xm_checkpoint *c, const char *path, xmoe_error *error)
+{
+    char temporary[4096];
+    if (snprintf(temporary, sizeof temporary, "%s.partial", path) >= (int)sizeof temporary)
+        return xm_fail_argument(error, "checkpoint", "the path of the checkpoint is too long");
+    FILE *file = fopen(temporary, "wb");
+    if (file == NULL)
+        return xm_fail(error, XMOE_ERROR_IO, "cannot write %s: %s", temporary, strerror(errno));
+    checkpoint_header header = make_header(c);
+    uint64_t sum = checksum_all(c);
+    size_t n = c->network->total;
+    bool fine = fwrite(&header, sizeof header, 1, file) == 1 &&
+                fwrite(c->parameters, sizeof(float), n, file) == n &&
+                fwrite(c->first, sizeof(float), n, file) == n &&
+                fwrite(c->second, sizeof(float), n, file) == n &&
+                fwrite(&sum, sizeof sum, 1, file) == 1 && fflush(file) == 0 &&
+                fsync(fileno(file)) == 0;
+    fine = fclose(file) == 0 && fine;
+    if (!fine || rename(temporary, path) != 0) {
+        xm_fail(error, XMOE_ERROR_IO, "cannot write %s: %s", path, strerror(errno));
+        remove(temporary);
+        return XMOE_ERROR_IO;
+    }
+    return XMOE_OK;
+}
+
+static xmoe_status check_header(const checkpoint_header *found, const checkpoint_header *expected,
+                                const char *path, xmoe_error *error)
+{
+    if (memcmp(found->magic, expected->magic, sizeof found->magic) != 0)
+        return xm_fail(error, XMOE_ERROR_FORMAT, "%s is no checkpoint of this program", path);
+    for (size_t i = 0; i < sizeof shape_names / sizeof shape_names[0]; i++)
+        if (found->shape[i] != expected->shape[i])
+            return xm_fail(error, XMOE_ERROR_FORMAT, "%s was made with %s %lld, this run has %lld",
+                           path, shape_names[i], (long long)found->shape[i],
+                           (long long)expected->shape[i]);
+    if (found->threshold != expected->threshold || found->epsilon != expected->epsilon)
+        return xm_fail(error, XMOE_ERROR_FORMAT, "%s was made with threshold %g, this run has %g",
+                       path, (double)found->threshold, (double)expected->threshold);
+    if (found->vocabulary != expected->vocabulary)
+        return xm_fail(error, XMOE_ERROR_FORMAT, "%s was made with another vocabulary", path);
+    if (found->seed != expected->seed)
+        return xm_fail(error, XMOE_ERROR_FORMAT, "%s was made with seed %llu, this run has %llu",
+                       path, (unsigned long long)found->seed, (unsigned long long)expected->seed);
+    if (found->total != expected->total)
+        return xm_fail(error, XMOE_ERROR_FORMAT, "%s holds %llu parameters, expected %llu", path,
+                       (unsigned long long)found->total, (unsigned long long)expected->total);
+    return XMOE_OK;
+}
+
+xmoe_status xm_checkpoint_load(xm_checkpoint *c, const char *path, xmoe_error *error)
+{
+    FILE *file = fopen(path, "rb");
+    if (file == NULL)
+        return xm_fail(error, XMOE_ERROR_IO, "cannot read %s: %s", path, strerror(errno));
+    checkpoint_header header, expected = make_header(c);
+    xmoe_status status;
+    if (fread(&header, sizeof header, 1, file) != 1) {
+        status = xm_fail(error, XMOE_ERROR_FORMAT, "%s is too short for a checkpoint", path);
+        goto done;
+    }
+    status = check_header(&header, &expected, path, error);
+    if (status != XMOE_OK)
+        goto done;
+    size_t n = c->network->total;
+    uint64_t sum = 0;
+    c->step = header.step;
+    if (fread(c->parameters, sizeof(float), n, file) != n ||
+        fread(c->first, sizeof(float), n, file) != n ||
+        fread(c->second, sizeof(float), n, file) != n || fread(&sum, sizeof sum, 1, file) != 1)
+        status = xm_fail(error, XMOE_ERROR_FORMAT, "%s ends early", path);
+    else if (sum != checksum_all(c))
+        status = xm_fail(error, XMOE_ERROR_FORMAT, "%s is damaged: its checksum differs", path);
+done:
+    fclose(file);
+    return status;
+}

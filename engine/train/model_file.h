@@ -1,0 +1,26 @@
+/*
+ * model_file.h - a network in training as a GGUF file of architecture xmoe, and back.
+ */
+#ifndef XM_TRAIN_MODEL_FILE_H
+#define XM_TRAIN_MODEL_FILE_H
+
+#include "train/network.h"
+#include "train/vocabulary.h"
+
+typedef struct {
+    const char *name, *license, *description; /* general.* keys; NULL: left out */
+} xm_model_labels;
+
+/* Writes all tensors as F32; xmoe_quantize makes smaller files of it. */
+xmoe_status xm_model_file_write(const char *path, const xm_network *network,
+                                const xm_vocabulary *vocabulary, const xm_model_labels *labels,
+                                const float *parameters, xmoe_error *error);
+
+/* The shape that the keys and tensors of a file give. init_std and router_std are the defaults. */
+xmoe_status xm_model_file_shape(const xm_gguf *file, xm_network_shape *shape, xmoe_error *error);
+/* Reads the tensors of any weight type into parameters; each must be there with the right shape.
+ * Refuses models whose output matrix is not tied or whose chosen weights are normalised. */
+xmoe_status xm_model_file_read(const xm_gguf *file, const xm_network *network, float *parameters,
+                               xmoe_error *error);
+
+#endif

@@ -1,0 +1,171 @@
+/*
+ * moe.c - see moe.h.
+ *
+ * With u = W_up h + b_up, a = gelu(u), o = W_down a + b_down and y += gate * o, the gradients for a
+ * row of dy that this expert gets are
+ *     c = W_down^T dy;            dgate = c . a + dy . b_down
+ *     dW_down += dy (gate a)^T;   db_down += gate dy
+ *     du = gate * c * gelu'(u);   dW_up += du h^T;   db_up += du;   dh += W_up^T du
+ */
+#include "train/moe.h"
+
+#include "train/linear.h"
+#include "train/rows.h"
+
+#include <string.h>
+
+enum { ROW_TASK = 256 };
+
+typedef struct {
+    const xm_train_moe_weights *weights;
+    xm_train_moe_gradients *gradients;
+    const xm_train_moe_layer *layer;
+    xm_train_moe_scratch *scratch;
+    const float *h, *residual, *dy;
+    float *y, *dh;
+} moe_job;
+
+static void gather(float *to, const float *from, const int32_t *slot_row, size_t rows, size_t width)
+{
+    for (size_t i = 0; i < rows; i++)
+        memcpy(to + i * width, from + (size_t)slot_row[i] * width, width * sizeof *to);
+}
+
+static void expert_forward_task(void *context, int32_t task, int32_t thread)
+{
+    (void)thread;
+    const moe_job *job = context;
+    const xm_train_moe_weights *w = job->weights;
+    const xm_routes *routes = &job->layer->routes;
+    int32_t expert = routes->order[task];
+    size_t e = (size_t)expert, width = (size_t)w->width, hidden = (size_t)w->hidden;
+    size_t first = (size_t)routes->expert_begin[expert];
+    int32_t rows = routes->expert_begin[expert + 1] - routes->expert_begin[expert];
+    if (rows == 0)
+        return;
+    float *h = job->layer->gathered + first * width, *u = job->layer->before + first * hidden;
+    float *a = job->layer->activated + first * hidden, *out = job->scratch->out + first * width;
+
+    gather(h, job->h, routes->slot_row + first, (size_t)rows, width);
+    xm_gemm_nt(rows, w->hidden, w->width, h, w->width, w->up + e * hidden * width, w->width, 0.0f,
+               u, w->hidden);
+    xm_rows_add_bias(u, w->up_bias + e * hidden, (size_t)rows, hidden, hidden);
+    xm_row_gelu(a, u, (size_t)rows * hidden);
+    xm_gemm_nt(rows, w->width, w->hidden, a, w->hidden, w->down + e * width * hidden, w->hidden,
+               0.0f, out, w->width);
+    xm_rows_add_bias(out, w->down_bias + e * width, (size_t)rows, width, width);
+}
+
+static void combine_task(void *context, int32_t task, int32_t thread)
+{
+    (void)thread;
+    const moe_job *job = context;
+    const xm_routes *routes = &job->layer->routes;
+    size_t width = (size_t)job->weights->width;
+    int32_t end = (task + 1) * ROW_TASK < routes->rows ? (task + 1) * ROW_TASK : routes->rows;
+    for (int32_t row = task * ROW_TASK; row < end; row++) {
+        float *y = job->y + (size_t)row * width;
+        memcpy(y, job->residual + (size_t)row * width, width * sizeof *y);
+        for (int32_t pair = routes->row_begin[row]; pair < routes->row_begin[row + 1]; pair++) {
+            size_t slot = (size_t)routes->row_slots[pair];
+            xm_row_add_scaled(y, job->scratch->out + slot * width, routes->slot_gate[slot], width);
+        }
+    }
+}
+
+void xm_train_moe_forward(xm_pool *pool, const xm_train_moe_weights *weights,
+                          xm_train_moe_layer *layer, xm_train_moe_scratch *scratch, const float *h,
+                          const float *residual, float *y)
+{
+    moe_job job = {.weights = weights,
+                   .layer = layer,
+                   .scratch = scratch,
+                   .h = h,
+                   .residual = residual,
+                   .y = y};
+    int32_t rows = layer->routes.rows;
+    xm_linear_forward(pool, h, weights->router, NULL, layer->routes.probabilities, rows,
+                      weights->width, weights->experts);
+    xm_routes_choose(&layer->routes, pool);
+    xm_pool_run(pool, weights->experts, expert_forward_task, &job);
+    xm_pool_run(pool, (rows + ROW_TASK - 1) / ROW_TASK, combine_task, &job);
+}
+
+static void expert_backward_task(void *context, int32_t task, int32_t thread)
+{
+    (void)thread;
+    const moe_job *job = context;
+    const xm_train_moe_weights *w = job->weights;
+    const xm_train_moe_gradients *g = job->gradients;
+    const xm_routes *routes = &job->layer->routes;
+    int32_t expert = routes->order[task];
+    size_t e = (size_t)expert, width = (size_t)w->width, hidden = (size_t)w->hidden;
+    size_t first = (size_t)routes->expert_begin[expert];
+    int32_t rows = routes->expert_begin[expert + 1] - routes->expert_begin[expert];
+    if (rows == 0)
+        return;
+    const float *h = job->layer->gathered + first * width;
+    const float *u = job->layer->before + first * hidden;
+    float *a = job->layer->activated + first * hidden; /* becomes gate * a */
+    float *dout = job->scratch->dout + first * width;
+    float *c = job->scratch->dhidden + first * hidden; /* becomes du */
+    const float *down = w->down + e * width * hidden, *down_bias = w->down_bias + e * width;
+
+    gather(dout, job->dy, routes->slot_row + first, (size_t)rows, width);
+    xm_gemm_nn(rows, w->hidden, w->width, dout, w->width, down, w->hidden, 0.0f, c, w->hidden);
+    for (size_t i = 0; i < (size_t)rows; i++) {
+        float gate = routes->slot_gate[first + i];
+        float *c_row = c + i * hidden, *a_row = a + i * hidden;
+        const float *dout_row = dout + i * width;
+        job->scratch->dgate[first + i] =
+            xm_row_dot(c_row, a_row, hidden) + xm_row_dot(dout_row, down_bias, width);
+        xm_row_scale(a_row, a_row, gate, hidden);
+        xm_row_gelu_backward(c_row, c_row, u + i * hidden, gate, hidden);
+        xm_row_add_scaled(g->down_bias + e * width, dout_row, gate, width);
+    }
+    xm_gemm_tn(w->width, w->hidden, rows, dout, w->width, a, w->hidden, 1.0f,
+               g->down + e * width * hidden, w->hidden);
+    xm_gemm_tn(w->hidden, w->width, rows, c, w->hidden, h, w->width, 1.0f,
+               g->up + e * hidden * width, w->width);
+    xm_rows_column_sums(g->up_bias + e * hidden, c, (size_t)rows, hidden, hidden);
+    xm_gemm_nn(rows, w->width, w->hidden, c, w->hidden, w->up + e * hidden * width, w->width, 0.0f,
+               job->scratch->out + first * width, w->width);
+}
+
+static void collect_task(void *context, int32_t task, int32_t thread)
+{
+    (void)thread;
+    const moe_job *job = context;
+    const xm_routes *routes = &job->layer->routes;
+    size_t width = (size_t)job->weights->width;
+    int32_t end = (task + 1) * ROW_TASK < routes->rows ? (task + 1) * ROW_TASK : routes->rows;
+    for (int32_t row = task * ROW_TASK; row < end; row++) {
+        float *dh = job->dh + (size_t)row * width;
+        memset(dh, 0, width * sizeof *dh);
+        for (int32_t pair = routes->row_begin[row]; pair < routes->row_begin[row + 1]; pair++)
+            xm_row_add_scaled(dh, job->scratch->out + (size_t)routes->row_slots[pair] * width, 1.0f,
+                              width);
+    }
+}
+
+void xm_train_moe_backward(xm_pool *pool, const xm_train_moe_weights *weights,
+                           xm_train_moe_gradients *gradients, const xm_train_moe_layer *layer,
+                           xm_train_moe_scratch *scratch, const float *h, const float *dy,
+                           float *dh)
+{
+    moe_job job = {.weights = weights,
+                   .gradients = gradients,
+                   .layer = layer,
+                   .scratch = scratch,
+                   .h = h,
+                   .dy = dy,
+                   .dh = dh};
+    int32_t rows = layer->routes.rows;
+    xm_pool_run(pool, weights->experts, expert_backward_task, &job);
+    xm_pool_run(pool, (rows + ROW_TASK - 1) / ROW_TASK, collect_task, &job);
+    xm_routes_backward(&layer->routes, pool, scratch->dgate, scratch->dlogits);
+    xm_linear_backward_weight(pool, scratch->dlogits, h, gradients->router, NULL, rows,
+                              weights->width, weights->experts);
+    xm_linear_backward_input(pool, scratch->dlogits, weights->router, dh, rows, weights->width,
+                             weights->experts, true);
+}

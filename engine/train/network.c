@@ -1,0 +1,223 @@
+/*
+ * network.c - see network.h. The order of the tensors is that of the GGUF file.
+ */
+#include "train/network.h"
+
+#include "base/memory.h"
+#include "base/random.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { PER_BLOCK = 13, OUTSIDE = 4 };
+
+static xmoe_status check_shape(const xm_network_shape *s, xmoe_error *error)
+{
+    const struct {
+        const char *name;
+        int32_t value, least, most;
+    } ranges[] = {
+        {"vocabulary", s->vocabulary, 257, 65535},
+        {"context", s->context, 2, 65536},
+        {"width", s->width, 8, 16384},
+        {"blocks", s->blocks, 1, XMOE_MAX_LAYERS},
+        {"heads", s->heads, 1, 1024},
+        {"feed_forward", s->feed_forward, 1, 65536},
+        {"experts", s->experts, 1, 4096},
+        {"expert_feed_forward", s->expert_feed_forward, 1, 65536},
+        {"moe_every", s->moe_every, 0, XMOE_MAX_LAYERS},
+        {"top_k", s->top_k, 1, 4096},
+    };
+    for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++)
+        if (ranges[i].value < ranges[i].least || ranges[i].value > ranges[i].most)
+            return xm_fail_argument(error, ranges[i].name, "%s is %d, must be %d to %d",
+                                    ranges[i].name, ranges[i].value, ranges[i].least,
+                                    ranges[i].most);
+    if (s->width % s->heads != 0)
+        return xm_fail_argument(error, "heads", "width %d is not a multiple of heads %d", s->width,
+                                s->heads);
+    if (!(s->threshold > 0.0f && s->threshold <= 1.0f))
+        return xm_fail_argument(error, "threshold", "threshold is %g, must be in (0, 1]",
+                                (double)s->threshold);
+    if (!(s->epsilon > 0.0f) || !(s->init_std > 0.0f) || !(s->router_std >= 0.0f))
+        return xm_fail_argument(error, "init_std", "epsilon and init_std must be positive");
+    return XMOE_OK;
+}
+
+/* Appends a tensor [inner] or [inner, outer] or [inner, outer, experts]; returns its offset. */
+static size_t append(xm_network *network, const char *name, int32_t inner, int32_t outer,
+                     int32_t experts)
+{
+    xm_parameter *p = &network->parameters[network->parameter_count++];
+    snprintf(p->name, sizeof p->name, "%s", name);
+    p->dimensions = experts > 0 ? 3 : outer > 0 ? 2 : 1;
+    p->shape[0] = (uint64_t)inner;
+    p->shape[1] = outer > 0 ? (uint64_t)outer : 1;
+    p->shape[2] = experts > 0 ? (uint64_t)experts : 1;
+    p->count = (size_t)(p->shape[0] * p->shape[1] * p->shape[2]);
+    p->offset = network->total;
+    network->total += p->count;
+    return p->offset;
+}
+
+static size_t append_matrix(xm_network *network, const char *name, int32_t inner, int32_t outer,
+                            int32_t experts, float init_std)
+{
+    size_t offset = append(network, name, inner, outer, experts);
+    xm_parameter *p = &network->parameters[network->parameter_count - 1];
+    p->decay = true;
+    p->matrix = true;
+    p->init_std = init_std;
+    return offset;
+}
+
+static size_t append_norm(xm_network *network, int32_t block, const char *norm, bool bias)
+{
+    char name[64];
+    snprintf(name, sizeof name, "blk.%d.%s.%s", block, norm, bias ? "bias" : "weight");
+    size_t offset = append(network, name, network->shape.width, 0, 0);
+    network->parameters[network->parameter_count - 1].init_value = bias ? 0.0f : 1.0f;
+    return offset;
+}
+
+static const char *block_name(char name[64], int32_t block, const char *rest)
+{
+    snprintf(name, 64, "blk.%d.%s", block, rest);
+    return name;
+}
+
+static void append_ffn(xm_network *network, int32_t block, xm_block_offsets *o)
+{
+    const xm_network_shape *s = &network->shape;
+    const float residual_std = s->init_std / sqrtf(2.0f * (float)s->blocks);
+    char name[64];
+    if (!o->moe) {
+        o->up_weight = append_matrix(network, block_name(name, block, "ffn_up.weight"), s->width,
+                                     s->feed_forward, 0, s->init_std);
+        o->up_bias = append(network, block_name(name, block, "ffn_up.bias"), s->feed_forward, 0, 0);
+        o->down_weight = append_matrix(network, block_name(name, block, "ffn_down.weight"),
+                                       s->feed_forward, s->width, 0, residual_std);
+        o->down_bias = append(network, block_name(name, block, "ffn_down.bias"), s->width, 0, 0);
+        return;
+    }
+    /* A LayerNorm row has length sqrt(d), so its product with a row of standard deviation
+     * router_std / sqrt(d) has router_std. */
+    o->router_weight =
+        append_matrix(network, block_name(name, block, "ffn_gate_inp.weight"), s->width, s->experts,
+                      0, s->router_std / sqrtf((float)s->width));
+    network->parameters[network->parameter_count - 1].matrix = false; /* F32 in every file */
+    o->up_weight = append_matrix(network, block_name(name, block, "ffn_up_exps.weight"), s->width,
+                                 s->expert_feed_forward, s->experts, s->init_std);
+    o->up_bias = append(network, block_name(name, block, "ffn_up_exps.bias"),
+                        s->expert_feed_forward, s->experts, 0);
+    o->down_weight = append_matrix(network, block_name(name, block, "ffn_down_exps.weight"),
+                                   s->expert_feed_forward, s->width, s->experts, residual_std);
+    o->down_bias =
+        append(network, block_name(name, block, "ffn_down_exps.bias"), s->width, s->experts, 0);
+}
+
+static void append_block(xm_network *network, int32_t block)
+{
+    const xm_network_shape *s = &network->shape;
+    const float residual_std = s->init_std / sqrtf(2.0f * (float)s->blocks);
+    xm_block_offsets *o = &network->blocks[block];
+    char name[64];
+    o->moe = s->moe_every > 0 && block % s->moe_every == s->moe_every - 1;
+    o->attn_norm_weight = append_norm(network, block, "attn_norm", false);
+    o->attn_norm_bias = append_norm(network, block, "attn_norm", true);
+    o->attn_qkv_weight = append_matrix(network, block_name(name, block, "attn_qkv.weight"),
+                                       s->width, 3 * s->width, 0, s->init_std);
+    o->attn_qkv_bias =
+        append(network, block_name(name, block, "attn_qkv.bias"), 3 * s->width, 0, 0);
+    o->attn_output_weight = append_matrix(network, block_name(name, block, "attn_output.weight"),
+                                          s->width, s->width, 0, residual_std);
+    o->attn_output_bias =
+        append(network, block_name(name, block, "attn_output.bias"), s->width, 0, 0);
+    o->ffn_norm_weight = append_norm(network, block, "ffn_norm", false);
+    o->ffn_norm_bias = append_norm(network, block, "ffn_norm", true);
+    append_ffn(network, block, o);
+}
+
+xmoe_status xm_network_create(const xm_network_shape *shape, xm_network **network_out,
+                              xmoe_error *error)
+{
+    *network_out = NULL;
+    xmoe_status status = check_shape(shape, error);
+    if (status != XMOE_OK)
+        return status;
+    xm_network *network = xm_calloc(1, sizeof *network);
+    if (network == NULL)
+        return xm_fail_memory(error, "network", sizeof *network);
+    network->shape = *shape;
+    size_t most = (size_t)shape->blocks * PER_BLOCK + OUTSIDE;
+    network->parameters = xm_calloc(most, sizeof *network->parameters);
+    network->blocks = xm_calloc((size_t)shape->blocks, sizeof *network->blocks);
+    if (network->parameters == NULL || network->blocks == NULL) {
+        xm_network_free(network);
+        return xm_fail_memory(error, "tensor table", most * sizeof *network->parameters);
+    }
+    network->token_embedding = append_matrix(network, "token_embd.weight", shape->width,
+                                             shape->vocabulary, 0, shape->init_std);
+    network->position_embedding = append_matrix(network, "position_embd.weight", shape->width,
+                                                shape->context, 0, shape->init_std);
+    network->parameters[network->parameter_count - 1].matrix = false; /* stays F32 */
+    for (int32_t block = 0; block < shape->blocks; block++)
+        append_block(network, block);
+    network->output_norm_weight = append(network, "output_norm.weight", shape->width, 0, 0);
+    network->parameters[network->parameter_count - 1].init_value = 1.0f;
+    network->output_norm_bias = append(network, "output_norm.bias", shape->width, 0, 0);
+    *network_out = network;
+    return XMOE_OK;
+}
+
+void xm_network_free(xm_network *network)
+{
+    if (network == NULL)
+        return;
+    xm_free(network->parameters);
+    xm_free(network->blocks);
+    xm_free(network);
+}
+
+void xm_network_init(const xm_network *network, uint64_t seed, float *parameters)
+{
+    for (int32_t i = 0; i < network->parameter_count; i++) {
+        const xm_parameter *p = &network->parameters[i];
+        float *values = parameters + p->offset;
+        for (size_t j = 0; j < p->count; j++)
+            values[j] = p->init_std > 0.0f
+                            ? p->init_std * (float)xm_random_normal(seed, (uint64_t)i, j)
+                            : p->init_value;
+    }
+}
+
+const xm_parameter *xm_network_parameter_at(const xm_network *network, size_t offset)
+{
+    for (int32_t i = 0; i < network->parameter_count; i++) {
+        const xm_parameter *p = &network->parameters[i];
+        if (offset >= p->offset && offset - p->offset < p->count)
+            return p;
+    }
+    return NULL;
+}
+
+const xm_parameter *xm_network_find(const xm_network *network, const char *name)
+{
+    for (int32_t i = 0; i < network->parameter_count; i++)
+        if (strcmp(network->parameters[i].name, name) == 0)
+            return &network->parameters[i];
+    return NULL;
+}
+
+double xm_network_forward_flops(const xm_network *network, double mean_active)
+{
+    const xm_network_shape *s = &network->shape;
+    double d = s->width, flops = 2.0 * d * s->vocabulary;
+    for (int32_t block = 0; block < s->blocks; block++) {
+        flops += 2.0 * d * 4.0 * d + 2.0 * d * s->context; /* causal: half of the scores */
+        flops += network->blocks[block].moe
+                     ? 2.0 * d * s->experts + mean_active * 4.0 * d * s->expert_feed_forward
+                     : 4.0 * d * s->feed_forward;
+    }
+    return flops;
+}

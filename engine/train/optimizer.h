@@ -1,0 +1,39 @@
+/*
+ * optimizer.h - AdamW (Loshchilov and Hutter 2019) over all parameters, clipping by the global
+ * norm, and the learning rate's course: linear warm-up, then a cosine.
+ */
+#ifndef XM_TRAIN_OPTIMIZER_H
+#define XM_TRAIN_OPTIMIZER_H
+
+#include "base/pool.h"
+#include "train/network.h"
+
+typedef struct {
+    double peak_rate, final_rate;
+    int64_t warmup_steps, total_steps;
+    double beta1, beta2, weight_decay; /* decay on matrices only */
+    double clip;                       /* largest gradient norm; 0: no clipping */
+} xm_optimizer_rule;
+
+/* Steps are counted from 0; after total_steps the rate stays final. */
+double xm_learning_rate(const xm_optimizer_rule *rule, int64_t step);
+
+typedef struct {
+    const xm_network *network;
+    xm_pool *pool;
+    float *first, *second; /* moments, [network->total] */
+    double *partial;       /* one sum of squares per task */
+    int32_t tasks;
+} xm_optimizer;
+
+xmoe_status xm_optimizer_create(const xm_network *network, xm_pool *pool, xm_optimizer *optimizer,
+                                xmoe_error *error);
+void xm_optimizer_free(xm_optimizer *optimizer);
+
+/* The norm over all gradients. */
+double xm_gradient_norm(xm_optimizer *optimizer, const float *gradients);
+/* One update; norm is that of gradients. */
+void xm_optimizer_step(xm_optimizer *optimizer, const xm_optimizer_rule *rule, int64_t step,
+                       double norm, const float *gradients, float *parameters);
+
+#endif

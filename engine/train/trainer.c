@@ -1,0 +1,224 @@
+/*
+ * trainer.c - see trainer.h.
+ */
+#include "train/trainer.h"
+
+#include "base/memory.h"
+#include "train/checkpoint.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { EVALUATION_SEQUENCES = 2 }; /* windows at a time; without capacity limit they cost memory */
+
+struct xm_trainer {
+    xm_trainer_options options;
+    const xm_corpus *corpus;
+    xm_pool *pool;
+    xm_network *network;
+    xm_pass *pass;
+    xm_evaluator *evaluator;
+    xm_optimizer optimizer;
+    xm_token_stream stream;
+    float *parameters, *gradients;
+    int32_t *tokens, *targets; /* [sequences * context] */
+    uint64_t step;             /* steps done */
+};
+
+static xmoe_status check_lengths(const xm_trainer *trainer, xmoe_error *error)
+{
+    for (int32_t i = 0; i < trainer->corpus->domain_count; i++)
+        if (trainer->corpus->train[i].count <= (size_t)trainer->options.shape.context)
+            return xm_fail_argument(error, "context",
+                                    "the training text of %s has %zu tokens, a sequence %d",
+                                    trainer->corpus->names[i], trainer->corpus->train[i].count,
+                                    trainer->options.shape.context);
+    return XMOE_OK;
+}
+
+static xmoe_status allocate(xm_trainer *trainer, xmoe_error *error)
+{
+    size_t rows = (size_t)trainer->options.sequences * (size_t)trainer->network->shape.context;
+    size_t total = trainer->network->total;
+    trainer->parameters = xm_calloc_aligned(total, sizeof(float));
+    trainer->gradients = xm_calloc_aligned(total, sizeof(float));
+    trainer->tokens = xm_calloc(rows, sizeof(int32_t));
+    trainer->targets = xm_calloc(rows, sizeof(int32_t));
+    if (trainer->parameters == NULL || trainer->gradients == NULL || trainer->tokens == NULL ||
+        trainer->targets == NULL)
+        return xm_fail_memory(error, "parameters and gradients", 2 * total * sizeof(float));
+    return XMOE_OK;
+}
+
+static xmoe_status initialise(xm_trainer *trainer, xmoe_error *error)
+{
+    if (trainer->options.init == NULL) {
+        xm_network_init(trainer->network, trainer->options.seed, trainer->parameters);
+        return XMOE_OK;
+    }
+    xm_gguf *file = NULL;
+    xmoe_status status = xm_gguf_open(trainer->options.init, &file, error);
+    if (status == XMOE_OK)
+        status = xm_model_file_read(file, trainer->network, trainer->parameters, error);
+    xm_gguf_close(file);
+    return status;
+}
+
+xmoe_status xm_trainer_create(const xm_trainer_options *options, const xm_corpus *corpus,
+                              xm_pool *pool, xm_trainer **trainer_out, xmoe_error *error)
+{
+    *trainer_out = NULL;
+    xm_trainer *trainer = xm_calloc(1, sizeof *trainer);
+    if (trainer == NULL)
+        return xm_fail_memory(error, "trainer", sizeof *trainer);
+    trainer->options = *options;
+    trainer->options.shape.vocabulary = xm_vocabulary_size(&corpus->vocabulary);
+    trainer->corpus = corpus;
+    trainer->pool = pool;
+    trainer->stream = (xm_token_stream){.domains = corpus->stream,
+                                        .domain_count = corpus->domain_count,
+                                        .seed = options->seed,
+                                        .sequences = options->sequences,
+                                        .length = options->shape.context};
+    xmoe_status status = xm_network_create(&trainer->options.shape, &trainer->network, error);
+    const xm_pass_options pass = {.sequences = options->sequences,
+                                  .length = options->shape.context,
+                                  .capacity_factor = options->capacity_factor,
+                                  .min_capacity = options->min_capacity,
+                                  .balance_weight = options->balance_weight,
+                                  .entropy_weight = options->entropy_weight,
+                                  .training = true};
+    if (status == XMOE_OK)
+        status = check_lengths(trainer, error);
+    if (status == XMOE_OK)
+        status = xm_pass_create(trainer->network, pool, &pass, &trainer->pass, error);
+    if (status == XMOE_OK)
+        status = xm_evaluator_create(trainer->network, corpus->tokenizer, pool,
+                                     EVALUATION_SEQUENCES, &trainer->evaluator, error);
+    if (status == XMOE_OK)
+        status = xm_optimizer_create(trainer->network, pool, &trainer->optimizer, error);
+    if (status == XMOE_OK)
+        status = allocate(trainer, error);
+    if (status == XMOE_OK)
+        status = initialise(trainer, error);
+    if (status != XMOE_OK) {
+        xm_trainer_free(trainer);
+        return status;
+    }
+    *trainer_out = trainer;
+    return XMOE_OK;
+}
+
+void xm_trainer_free(xm_trainer *trainer)
+{
+    if (trainer == NULL)
+        return;
+    xm_pass_free(trainer->pass);
+    xm_evaluator_free(trainer->evaluator);
+    xm_optimizer_free(&trainer->optimizer);
+    xm_network_free(trainer->network);
+    xm_free(trainer->parameters);
+    xm_free(trainer->gradients);
+    xm_free(trainer->tokens);
+    xm_free(trainer->targets);
+    xm_free(trainer);
+}
+
+const xm_network *xm_trainer_network(const xm_trainer *trainer)
+{
+    return trainer->network;
+}
+
+const float *xm_trainer_parameters(const xm_trainer *trainer)
+{
+    return trainer->parameters;
+}
+
+uint64_t xm_trainer_steps_done(const xm_trainer *trainer)
+{
+    return trainer->step;
+}
+
+/* Names the first tensor whose gradient is not finite. */
+static const char *nonfinite_gradient(const xm_trainer *trainer)
+{
+    for (size_t i = 0; i < trainer->network->total; i++)
+        if (!isfinite(trainer->gradients[i]))
+            return xm_network_parameter_at(trainer->network, i)->name;
+    return "the sum of squares";
+}
+
+static xmoe_status check_finite(const xm_trainer *trainer, const xm_step_report *report,
+                                xmoe_error *error)
+{
+    char place[64];
+    if (!isfinite(report->result.loss)) {
+        xm_pass_name_nonfinite(trainer->pass, place, sizeof place);
+        return xm_fail(error, XMOE_ERROR_INTERNAL,
+                       "step %llu: the loss is not finite; the first such value is in %s",
+                       (unsigned long long)report->step, place);
+    }
+    if (!isfinite(report->norm))
+        return xm_fail(error, XMOE_ERROR_INTERNAL, "step %llu: the gradient of %s is not finite",
+                       (unsigned long long)report->step, nonfinite_gradient(trainer));
+    return XMOE_OK;
+}
+
+xmoe_status xm_trainer_step(xm_trainer *trainer, xm_step_report *report, xmoe_error *error)
+{
+    size_t length = (size_t)trainer->network->shape.context;
+    for (int32_t i = 0; i < trainer->options.sequences; i++)
+        xm_token_stream_window(&trainer->stream, trainer->step, i,
+                               trainer->tokens + (size_t)i * length,
+                               trainer->targets + (size_t)i * length);
+    *report =
+        (xm_step_report){.step = trainer->step + 1,
+                         .rate = xm_learning_rate(&trainer->options.rule, (int64_t)trainer->step)};
+    memset(trainer->gradients, 0, trainer->network->total * sizeof(float));
+    xm_pass_run(trainer->pass, trainer->parameters, trainer->tokens, trainer->targets,
+                trainer->gradients, &report->result);
+    report->norm = xm_gradient_norm(&trainer->optimizer, trainer->gradients);
+    xmoe_status status = check_finite(trainer, report, error);
+    if (status != XMOE_OK)
+        return status;
+    xm_optimizer_step(&trainer->optimizer, &trainer->options.rule, (int64_t)trainer->step,
+                      report->norm, trainer->gradients, trainer->parameters);
+    trainer->step++;
+    return XMOE_OK;
+}
+
+xmoe_status xm_trainer_validate(xm_trainer *trainer, int32_t domain, int32_t max_windows,
+                                xm_evaluation *evaluation, xmoe_error *error)
+{
+    return xm_evaluate(trainer->evaluator, trainer->parameters, &trainer->corpus->valid[domain],
+                       trainer->network->shape.context, max_windows, evaluation, error);
+}
+
+static xm_checkpoint make_checkpoint(const xm_trainer *trainer)
+{
+    return (xm_checkpoint){
+        .network = trainer->network,
+        .identity = {.shape = trainer->network->shape,
+                     .vocabulary = xm_vocabulary_hash(&trainer->corpus->vocabulary),
+                     .seed = trainer->options.seed,
+                     .sequences = trainer->options.sequences},
+        .step = trainer->step,
+        .parameters = trainer->parameters,
+        .first = trainer->optimizer.first,
+        .second = trainer->optimizer.second};
+}
+
+xmoe_status xm_trainer_save(const xm_trainer *trainer, const char *path, xmoe_error *error)
+{
+    const xm_checkpoint checkpoint = make_checkpoint(trainer);
+    return xm_checkpoint_save(&checkpoint, path, error);
+}
+
+xmoe_status xm_trainer_load(xm_trainer *trainer, const char *path, xmoe_error *error)
+{
+    xm_checkpoint checkpoint = make_checkpoint(trainer);
+    xmoe_status status = xm_checkpoint_load(&checkpoint, path, error);
+    if (status == XMOE_OK)
+        trainer->step = checkpoint.step;
+    return status;
+}

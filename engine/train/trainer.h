@@ -1,0 +1,54 @@
+/*
+ * trainer.h - a training run: everything that one step needs, made once.
+ *
+ * The trainer is used by one thread, which opens the pool's regions. Results do not depend on the
+ * number of threads; a run that is saved and loaded goes on bit for bit.
+ */
+#ifndef XM_TRAIN_TRAINER_H
+#define XM_TRAIN_TRAINER_H
+
+#include "train/corpus.h"
+#include "train/evaluate.h"
+#include "train/model_file.h"
+#include "train/optimizer.h"
+
+typedef struct {
+    xm_network_shape shape; /* vocabulary is taken from the corpus */
+    int32_t sequences;      /* of a step */
+    xm_optimizer_rule rule;
+    float capacity_factor; /* 0: none */
+    int32_t min_capacity;
+    float balance_weight, entropy_weight;
+    uint64_t seed;
+    const char *init; /* GGUF file to start from, or NULL: random */
+} xm_trainer_options;
+
+typedef struct {
+    uint64_t step; /* steps done, this one included */
+    double rate, norm;
+    xm_pass_result result;
+} xm_step_report;
+
+typedef struct xm_trainer xm_trainer;
+
+/* The corpus, the pool and what options points to must live longer than the trainer. */
+xmoe_status xm_trainer_create(const xm_trainer_options *options, const xm_corpus *corpus,
+                              xm_pool *pool, xm_trainer **trainer, xmoe_error *error);
+void xm_trainer_free(xm_trainer *trainer);
+
+const xm_network *xm_trainer_network(const xm_trainer *trainer);
+const float *xm_trainer_parameters(const xm_trainer *trainer);
+uint64_t xm_trainer_steps_done(const xm_trainer *trainer);
+
+/* One step. INTERNAL with step and place if loss or gradient is not finite; parameters are then
+ * still those of the step before. */
+xmoe_status xm_trainer_step(xm_trainer *trainer, xm_step_report *report, xmoe_error *error);
+
+/* The validation text of one domain, as serving would see it. */
+xmoe_status xm_trainer_validate(xm_trainer *trainer, int32_t domain, int32_t max_windows,
+                                xm_evaluation *evaluation, xmoe_error *error);
+
+xmoe_status xm_trainer_save(const xm_trainer *trainer, const char *path, xmoe_error *error);
+xmoe_status xm_trainer_load(xm_trainer *trainer, const char *path, xmoe_error *error);
+
+#endif

@@ -1,0 +1,421 @@
+/*
+ * train.c - xmoe-train: trains an xmoe model from plain text, or measures one on text. The work is
+ * engine/train's; this is its command line.
+ */
+#include "cli.h"
+
+#include "train/run.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { PATH_SIZE = 4096, EVALUATION_SEQUENCES = 2 };
+
+typedef struct {
+    const char *data, *directory, *domains, *init, *name, *license, *description, *type, *router,
+        *evaluate;
+    cli_floats weights;
+    uint64_t sample_bytes;
+    int32_t steps, validate_every, validation_windows, checkpoint_every, log_every, threads, seed;
+    int32_t stride, warmup;
+    double rate, final_rate;
+    bool resume, quiet;
+    xm_trainer_options trainer;
+    xm_corpus_options corpus;
+    char domain_names[256];
+} settings;
+
+static settings default_settings(void)
+{
+    return (settings){
+        .data = "corpus",
+        .directory = "training",
+        .domains = "en,fr,de,code",
+        .name = "xmoe",
+        .type = "Q8_0",
+        .router = "threshold",
+        .sample_bytes = 32 << 20,
+        .steps = 4000,
+        .validate_every = 250,
+        .validation_windows = 16,
+        .checkpoint_every = 250,
+        .log_every = 10,
+        .seed = 1,
+        .warmup = 200,
+        .rate = 1.5e-3,
+        .final_rate = 1.5e-5,
+        .trainer = {.shape = {.context = 512,
+                              .width = 256,
+                              .blocks = 6,
+                              .heads = 4,
+                              .feed_forward = 1024,
+                              .experts = 32,
+                              .expert_feed_forward = 128,
+                              .moe_every = 2,
+                              .epsilon = 1e-5f,
+                              .threshold = 0.9f,
+                              .top_k = 4,
+                              .init_std = 0.02f,
+                              .router_std = 2.0f},
+                    .sequences = 8,
+                    .rule = {.beta1 = 0.9, .beta2 = 0.95, .weight_decay = 0.1, .clip = 1.0},
+                    .capacity_factor = 8.0f,
+                    .min_capacity = 4,
+                    .balance_weight = 0.01f},
+        .corpus = {.vocabulary = 8192},
+    };
+}
+
+/* --- printing --------------------------------------------------------------------------------- */
+
+typedef struct {
+    const settings *settings;
+    const xm_corpus *corpus;
+} printer;
+
+static void print_report(void *context, const xm_run_report *report)
+{
+    const printer *printer = context;
+    char left[32];
+    fprintf(stderr,
+            "step %llu/%llu  loss %.4f  norm %.2f  rate %.2e  active %.2f  %.0f tokens/s  %s left",
+            (unsigned long long)report->step->step, (unsigned long long)report->last_step,
+            report->step->result.loss, report->step->norm, report->step->rate, report->mean_active,
+            report->tokens_per_second, cli_format_time(left, report->seconds_left));
+    if (report->valid_bits != NULL) {
+        fprintf(stderr, "\n  valid bits per byte:");
+        for (int32_t i = 0; i < printer->corpus->domain_count; i++)
+            fprintf(stderr, " %s %.4f", printer->corpus->names[i], report->valid_bits[i]);
+    }
+    fprintf(stderr, "%s\n", report->saved ? "\n  checkpoint written" : "");
+}
+
+static bool should_stop(void *context)
+{
+    (void)context;
+    return cli_interrupted();
+}
+
+/* --- training --------------------------------------------------------------------------------- */
+
+static int split_domains(settings *s)
+{
+    if (snprintf(s->domain_names, sizeof s->domain_names, "%s", s->domains) >=
+        (int)sizeof s->domain_names)
+        return cli_wrong("--domains is too long");
+    char *rest = NULL;
+    for (char *name = strtok_r(s->domain_names, ",", &rest); name != NULL;
+         name = strtok_r(NULL, ",", &rest)) {
+        if (s->corpus.domain_count == XM_MAX_DOMAINS)
+            return cli_wrong("--domains: at most %d", XM_MAX_DOMAINS);
+        s->corpus.names[s->corpus.domain_count++] = name;
+    }
+    if (s->weights.count != 0 && s->weights.count != s->corpus.domain_count)
+        return cli_wrong("--weights has %d values, --domains %d", s->weights.count,
+                         s->corpus.domain_count);
+    for (int32_t i = 0; i < s->weights.count; i++)
+        s->corpus.weights[i] = (double)s->weights.values[i];
+    return CLI_OK;
+}
+
+static void path_in(char path[PATH_SIZE], const settings *s, const char *name)
+{
+    snprintf(path, PATH_SIZE, "%s/%s", s->directory, name);
+}
+
+static xmoe_status export_model(const settings *s, const xm_corpus *corpus,
+                                const xm_trainer *trainer, xmoe_error *error)
+{
+    char plain[PATH_SIZE], small[PATH_SIZE];
+    const xm_model_labels labels = {
+        .name = s->name, .license = s->license, .description = s->description};
+    path_in(plain, s, "model-f32.gguf");
+    path_in(small, s, "model.gguf");
+    xmoe_status status =
+        xm_model_file_write(plain, xm_trainer_network(trainer), &corpus->vocabulary, &labels,
+                            xm_trainer_parameters(trainer), error);
+    if (status == XMOE_OK)
+        status = xmoe_quantize(plain, small, s->type, NULL, NULL, error);
+    if (status == XMOE_OK && !s->quiet)
+        cli_warn("wrote %s and %s (%s) after step %llu", plain, small, s->type,
+                 (unsigned long long)xm_trainer_steps_done(trainer));
+    return status;
+}
+
+static xmoe_status run_trainer(settings *s, const xm_corpus *corpus, xm_trainer *trainer,
+                               xmoe_error *error)
+{
+    char log_path[PATH_SIZE], checkpoint_path[PATH_SIZE];
+    path_in(log_path, s, "log.csv");
+    path_in(checkpoint_path, s, "checkpoint");
+    xmoe_status status = XMOE_OK;
+    if (s->resume)
+        status = xm_trainer_load(trainer, checkpoint_path, error);
+    if (status != XMOE_OK)
+        return status;
+    const xm_network *network = xm_trainer_network(trainer);
+    printer printer = {.settings = s, .corpus = corpus};
+    const xm_run_plan plan = {.log_path = log_path,
+                              .checkpoint_path = checkpoint_path,
+                              .log_every = (uint64_t)s->log_every,
+                              .validate_every = (uint64_t)s->validate_every,
+                              .checkpoint_every = (uint64_t)s->checkpoint_every,
+                              .validation_windows = s->validation_windows,
+                              .on_report = s->quiet ? NULL : print_report,
+                              .should_stop = should_stop,
+                              .context = &printer};
+    if (!s->quiet)
+        cli_warn("%.2f M parameters, %d tokens per step, steps %llu to %d",
+                 (double)network->total / 1e6, s->trainer.sequences * s->trainer.shape.context,
+                 (unsigned long long)xm_trainer_steps_done(trainer), s->steps);
+    status = xm_run(trainer, corpus, &plan, (uint64_t)s->steps, error);
+    return status == XMOE_OK ? export_model(s, corpus, trainer, error) : status;
+}
+
+static int train(settings *s)
+{
+    int wrong = split_domains(s);
+    if (wrong != CLI_OK)
+        return wrong;
+    s->trainer.rule.peak_rate = s->rate;
+    s->trainer.rule.final_rate = s->final_rate;
+    s->trainer.rule.warmup_steps = s->warmup;
+    s->trainer.rule.total_steps = s->steps;
+    s->trainer.seed = (uint64_t)s->seed;
+    s->trainer.init = s->init;
+    if (!xmoe_router_type_parse(s->router, &s->trainer.shape.router))
+        return cli_wrong("--router %s is unknown", s->router);
+    s->corpus.data = s->data;
+    s->corpus.directory = s->directory;
+    s->corpus.sample_bytes = s->sample_bytes;
+    (void)mkdir(s->directory, 0777); /* what is wrong with it shows when it is used */
+
+    xmoe_error error = {0};
+    xm_pool *pool = NULL;
+    xm_corpus corpus = {0};
+    xm_trainer *trainer = NULL;
+    cli_progress progress;
+    cli_progress_start(&progress, "domains", s->quiet);
+    xmoe_status status = xm_pool_create(s->threads, &pool, &error);
+    if (status == XMOE_OK)
+        status = xm_corpus_open(&s->corpus, pool, cli_progress_report, &progress, &corpus, &error);
+    cli_progress_clear(&progress);
+    if (status == XMOE_OK)
+        status = xm_trainer_create(&s->trainer, &corpus, pool, &trainer, &error);
+    if (status == XMOE_OK)
+        status = run_trainer(s, &corpus, trainer, &error);
+    xm_trainer_free(trainer);
+    xm_corpus_free(&corpus);
+    xm_pool_free(pool);
+    if (status != XMOE_OK)
+        return cli_interrupted() ? CLI_INTERRUPTED : cli_fail("%s", error.message);
+    return CLI_OK;
+}
+
+/* --- measuring -------------------------------------------------------------------------------- */
+
+typedef struct {
+    xm_gguf *file;
+    xm_tokenizer *tokenizer;
+    xm_network *network;
+    float *parameters;
+    xm_evaluator *evaluator;
+    xm_pool *pool;
+} measured_model;
+
+static xmoe_status open_model(const settings *s, measured_model *m, xmoe_error *error)
+{
+    xm_network_shape shape;
+    xmoe_status status = xm_pool_create(s->threads, &m->pool, error);
+    if (status == XMOE_OK)
+        status = xm_gguf_open(s->evaluate, &m->file, error);
+    if (status == XMOE_OK)
+        status = xm_tokenizer_from_gguf(m->file, &m->tokenizer, error);
+    if (status == XMOE_OK)
+        status = xm_model_file_shape(m->file, &shape, error);
+    if (status == XMOE_OK)
+        status = xm_network_create(&shape, &m->network, error);
+    if (status != XMOE_OK)
+        return status;
+    m->parameters = calloc(m->network->total, sizeof(float));
+    if (m->parameters == NULL)
+        return XMOE_ERROR_MEMORY;
+    status = xm_model_file_read(m->file, m->network, m->parameters, error);
+    if (status == XMOE_OK)
+        status = xm_evaluator_create(m->network, m->tokenizer, m->pool, EVALUATION_SEQUENCES,
+                                     &m->evaluator, error);
+    return status;
+}
+
+static void close_model(measured_model *m)
+{
+    xm_evaluator_free(m->evaluator);
+    xm_network_free(m->network);
+    xm_tokenizer_free(m->tokenizer);
+    xm_gguf_close(m->file);
+    xm_pool_free(m->pool);
+    free(m->parameters);
+}
+
+static xmoe_status measure_text(const settings *s, const measured_model *m, const char *path,
+                                xmoe_error *error)
+{
+    size_t length = 0;
+    char *text = cli_read_file(path, &length);
+    if (text == NULL)
+        return xm_fail(error, XMOE_ERROR_IO, "no text was measured");
+    xm_token_file tokens;
+    xm_evaluation evaluation;
+    xmoe_status status = xm_token_file_encode(text, length, m->tokenizer, m->pool, &tokens, error);
+    if (status == XMOE_OK)
+        status = xm_evaluate(m->evaluator, m->parameters, &tokens,
+                             s->stride > 0 ? s->stride : m->network->shape.context, 0, &evaluation,
+                             error);
+    if (status == XMOE_OK) {
+        printf("%s\t%.4f bits/byte\t%.4f nats/token\t%llu tokens\t%llu bytes\tactive", path,
+               xm_bits_per_byte(&evaluation), xm_nats_per_token(&evaluation),
+               (unsigned long long)evaluation.tokens, (unsigned long long)evaluation.bytes);
+        for (int32_t block = 0; block < m->network->shape.blocks; block++)
+            if (m->network->blocks[block].moe)
+                printf(" blk%d %.2f", block, evaluation.active[block] / (double)evaluation.tokens);
+        printf("\n");
+        fflush(stdout);
+    }
+    xm_token_file_free(&tokens);
+    free(text);
+    return status;
+}
+
+static int measure(const settings *s, const cli_arguments *arguments)
+{
+    measured_model model = {0};
+    xmoe_error error = {.message = "out of memory"};
+    xmoe_status status = open_model(s, &model, &error);
+    for (int i = 0; i < arguments->count && status == XMOE_OK; i++)
+        status = measure_text(s, &model, arguments->values[i], &error);
+    close_model(&model);
+    return status == XMOE_OK ? CLI_OK : cli_fail("%s", error.message);
+}
+
+/* --- command line ----------------------------------------------------------------------------- */
+
+#define FLAG(flag, letter, kind, where, ...)                                                       \
+    {                                                                                              \
+        .name = flag, .argument = letter, .type = kind, .value = where, __VA_ARGS__                \
+    }
+
+int main(int argc, char **argv)
+{
+    settings s = default_settings();
+    xm_network_shape *shape = &s.trainer.shape;
+    const cli_flag flags[] = {
+        FLAG("data", "DIR", CLI_STRING, &s.data,
+             .help = "texts: DOMAIN.train.txt and DOMAIN.valid.txt; a document ends with a line\n"
+                     "<|endoftext|>"),
+        FLAG("directory", "DIR", CLI_STRING, &s.directory,
+             .help = "of the run: vocabulary, token caches, checkpoint, log.csv, models"),
+        FLAG("domains", "LIST", CLI_STRING, &s.domains, .help = "names, with commas between"),
+        FLAG("weights", "LIST", CLI_FLOATS, &s.weights, .default_text = "by tokens",
+             .help = "share of each domain in a step"),
+        FLAG("resume", NULL, CLI_BOOL, &s.resume, .help = "go on from the checkpoint"),
+        FLAG("init", "FILE", CLI_STRING, &s.init, .default_text = "random",
+             .help = "start from a model of the same shape and vocabulary"),
+        FLAG("steps", "N", CLI_INT, &s.steps, .minimum = 0, .maximum = 1e9,
+             .help = "last step; the cosine of the learning rate ends there"),
+        FLAG("sequences", "N", CLI_INT, &s.trainer.sequences, .minimum = 1, .maximum = 4096,
+             .help = "sequences of a step"),
+        FLAG("rate", "R", CLI_DOUBLE, &s.rate, .maximum = 1, .help = "peak learning rate"),
+        FLAG("final-rate", "R", CLI_DOUBLE, &s.final_rate, .maximum = 1,
+             .help = "learning rate of the last step"),
+        FLAG("warmup", "N", CLI_INT, &s.warmup, .maximum = 1e9, .help = "steps of linear warm-up"),
+        FLAG("weight-decay", "W", CLI_DOUBLE, &s.trainer.rule.weight_decay, .maximum = 10,
+             .help = "on matrices only"),
+        FLAG("clip", "NORM", CLI_DOUBLE, &s.trainer.rule.clip, .maximum = 1e9,
+             .help = "largest gradient norm; 0: none"),
+        FLAG("vocabulary", "N", CLI_INT, &s.corpus.vocabulary, .minimum = 257, .maximum = 65535,
+             .help = "tokens, where it has to be learned"),
+        FLAG("sample", "BYTES", CLI_SIZE, &s.sample_bytes,
+             .help = "of text to learn the vocabulary from"),
+        FLAG("context", "N", CLI_INT, &shape->context, .minimum = 2, .maximum = 65536,
+             .help = "tokens of a sequence"),
+        FLAG("width", "N", CLI_INT, &shape->width, .minimum = 8, .maximum = 16384,
+             .help = "of the residual stream"),
+        FLAG("blocks", "N", CLI_INT, &shape->blocks, .minimum = 1, .maximum = 256,
+             .help = "transformer blocks"),
+        FLAG("heads", "N", CLI_INT, &shape->heads, .minimum = 1, .maximum = 1024,
+             .help = "attention heads"),
+        FLAG("feed-forward", "N", CLI_INT, &shape->feed_forward, .minimum = 1, .maximum = 65536,
+             .help = "hidden size of a dense FFN"),
+        FLAG("moe-every", "N", CLI_INT, &shape->moe_every, .maximum = 256,
+             .help = "each N-th block is MoE; 0: none"),
+        FLAG("experts", "N", CLI_INT, &shape->experts, .minimum = 1, .maximum = 4096,
+             .help = "of a MoE block"),
+        FLAG("expert-feed-forward", "N", CLI_INT, &shape->expert_feed_forward, .minimum = 1,
+             .maximum = 65536, .help = "hidden size of an expert"),
+        FLAG("router", "TYPE", CLI_STRING, &s.router, .choices = "threshold|top_k|dense",
+             .help = "how experts are chosen"),
+        FLAG("threshold", "T", CLI_FLOAT, &shape->threshold, .maximum = 1, .above_minimum = true,
+             .help = "for router threshold"),
+        FLAG("top-k", "K", CLI_INT, &shape->top_k, .minimum = 1, .maximum = 4096,
+             .help = "for router top_k"),
+        FLAG("router-std", "S", CLI_FLOAT, &shape->router_std, .maximum = 100,
+             .help = "standard deviation of the router's logits at the start"),
+        FLAG("init-std", "S", CLI_FLOAT, &shape->init_std, .maximum = 1, .above_minimum = true,
+             .help = "standard deviation of the other matrices at the start"),
+        FLAG("capacity", "F", CLI_FLOAT, &s.trainer.capacity_factor, .maximum = 1e6,
+             .help = "an expert takes F times its even share of a step; 0: no limit"),
+        FLAG("balance", "W", CLI_FLOAT, &s.trainer.balance_weight, .maximum = 100,
+             .help = "weight of the balance loss"),
+        FLAG("router-entropy", "W", CLI_FLOAT, &s.trainer.entropy_weight, .maximum = 100,
+             .help = "weight of the router's entropy; keeps choices few"),
+        FLAG("seed", "N", CLI_INT, &s.seed, .maximum = 2147483647, .help = "of weights and data"),
+        FLAG("threads", "N", CLI_INT, &s.threads, .maximum = 1024, .default_text = "all CPUs",
+             .help = "do not change results"),
+        FLAG("log-every", "N", CLI_INT, &s.log_every, .minimum = 1, .maximum = 1e9,
+             .help = "steps between lines of log.csv"),
+        FLAG("validate-every", "N", CLI_INT, &s.validate_every, .maximum = 1e9,
+             .help = "steps between validations; 0: never"),
+        FLAG("validation-windows", "N", CLI_INT, &s.validation_windows, .maximum = 1e9,
+             .help = "sequences per domain and validation; 0: all"),
+        FLAG("checkpoint-every", "N", CLI_INT, &s.checkpoint_every, .maximum = 1e9,
+             .help = "steps between checkpoints; 0: only at the end"),
+        FLAG("type", "TYPE", CLI_STRING, &s.type, .choices = "F32|F16|BF16|Q8_0|Q4_0",
+             .help = "weight type of model.gguf (model-f32.gguf is written too)"),
+        FLAG("name", "TEXT", CLI_STRING, &s.name, .help = "general.name of the model"),
+        FLAG("license", "TEXT", CLI_STRING, &s.license, .default_text = "none",
+             .help = "general.license"),
+        FLAG("description", "TEXT", CLI_STRING, &s.description, .default_text = "none",
+             .help = "general.description"),
+        FLAG("evaluate", "MODEL", CLI_STRING, &s.evaluate, .default_text = "",
+             .help = "train nothing: measure a model on the texts TEXT... as serving would"),
+        FLAG("stride", "N", CLI_INT, &s.stride, .maximum = 65536, .default_text = "context",
+             .help = "with --evaluate: tokens between windows"),
+        FLAG("quiet", NULL, CLI_BOOL, &s.quiet, .help = "no progress"),
+    };
+    const cli_program program = {
+        .name = "xmoe-train",
+        .usage = "[TEXT...]",
+        .description =
+            "Trains a sparse mixture-of-experts model from plain text: learns a vocabulary, "
+            "trains\n"
+            "(AdamW, threshold router with capacity limit and balance loss), writes GGUF. Ctrl-C\n"
+            "writes a checkpoint; --resume goes on from it, bit for bit.",
+        .examples = "  xmoe-train --data corpus --directory runs/first --steps 2000\n"
+                    "  xmoe-train --data corpus --directory runs/first --steps 4000 --resume\n"
+                    "  xmoe-train --evaluate runs/first/model.gguf corpus/en.test.txt\n",
+        .flags = flags,
+        .flag_count = sizeof flags / sizeof flags[0],
+        .maximum_arguments = -1,
+    };
+    cli_arguments arguments;
+    if (!cli_parse(&program, argc, argv, &arguments))
+        return arguments.status;
+    if (s.evaluate == NULL && arguments.count > 0)
+        return cli_wrong("texts are for --evaluate; to train, give --data");
+    if (s.evaluate != NULL && arguments.count == 0)
+        return cli_wrong("--evaluate needs texts to measure on");
+    cli_catch_interrupt();
+    return s.evaluate != NULL ? measure(&s, &arguments) : train(&s);
+}
