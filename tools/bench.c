@@ -35,7 +35,7 @@ typedef struct {
 } settings;
 
 typedef struct {
-    const settings *set;
+    settings *set;
     tool_session session;
     tool_session tiny; /* the model with next to no weights */
     bench_machine machine;
@@ -46,6 +46,11 @@ typedef struct {
 
 /* --- models ------------------------------------------------------------------------------------
  */
+
+static int32_t smaller(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
 
 static void set_engine_options(xmoe_engine_options *options, const settings *set,
                                const xmoe_model_info *info)
@@ -62,13 +67,23 @@ static void set_engine_options(xmoe_engine_options *options, const settings *set
 
 static int open_model(bench *run)
 {
-    const settings *set = run->set;
+    settings *set = run->set;
     xmoe_engine_options options;
     int status = session_load(&run->session, &set->session);
     if (status != CLI_OK) {
         return status;
     }
     const xmoe_model_info *info = run->session.info;
+    if (info->context_length < 2 * DECODE_PROMPT) {
+        return cli_fail("the model's context of %d tokens is too short to measure",
+                        info->context_length);
+    }
+    if (set->prompt_tokens == 0) {
+        set->prompt_tokens = smaller(512, info->context_length - 1);
+    }
+    if (set->generate == 0) {
+        set->generate = smaller(64, info->context_length - DECODE_PROMPT);
+    }
     if (set->prompt_tokens + 1 > info->context_length ||
         DECODE_PROMPT + set->generate > info->context_length) {
         return cli_wrong("--prompt and --tokens do not fit the model's context of %d tokens",
@@ -119,6 +134,11 @@ static bench_variant *add_variant(bench *run, bench_kind kind, const char *label
     return variant;
 }
 
+static int32_t bisection_tokens(const bench *run)
+{
+    return smaller(BISECTION_TOKENS, run->session.info->context_length - 1);
+}
+
 /* Threshold that makes the mean number of active experts on random tokens `wanted`. */
 static bool find_threshold(bench *run, double wanted, float *threshold)
 {
@@ -129,7 +149,7 @@ static bool find_threshold(bench *run, double wanted, float *threshold)
         *threshold = (low + high) / 2;
         routing_set_threshold(&routing, *threshold);
         const load_shape shape = {.sequences = 1,
-                                  .prompt_tokens = BISECTION_TOKENS,
+                                  .prompt_tokens = bisection_tokens(run),
                                   .generate = 1,
                                   .routing = &routing,
                                   .seed = 7};
@@ -166,7 +186,7 @@ static bool add_thresholds(bench *run)
     }
     load_result own;
     const load_shape shape = {.sequences = 1,
-                              .prompt_tokens = BISECTION_TOKENS,
+                              .prompt_tokens = bisection_tokens(run),
                               .generate = 1,
                               .routing = &run->session.routing,
                               .seed = 7};
@@ -304,6 +324,7 @@ static size_t add_flags(settings *set, cli_flag *rows)
          .argument = "N",
          .type = CLI_INT,
          .value = &set->generate,
+         .default_text = "64, or what fits the context",
          .minimum = 2,
          .maximum = 1 << 20,
          .help = "tokens that each sequence decodes"},
@@ -311,6 +332,7 @@ static size_t add_flags(settings *set, cli_flag *rows)
          .argument = "N",
          .type = CLI_INT,
          .value = &set->prompt_tokens,
+         .default_text = "512, or what fits the context",
          .minimum = 1,
          .maximum = 1 << 20,
          .help = "tokens of the prompt that measures prefill"},
@@ -370,11 +392,7 @@ static int find_or_make_model(settings *set, char *path, size_t size)
 
 int main(int argc, char **argv)
 {
-    settings set = {.shape = bench_model_default(),
-                    .repeats = 5,
-                    .generate = 64,
-                    .prompt_tokens = 512,
-                    .max_sequences = 32};
+    settings set = {.shape = bench_model_default(), .repeats = 5, .max_sequences = 32};
     cli_flag flags[SESSION_FLAGS + BENCH_MODEL_FLAGS + 9];
     size_t count = session_add_flags(&set.session, flags);
     flags[0].default_text = "a random one, see below"; /* --model */

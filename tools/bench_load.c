@@ -117,19 +117,9 @@ static bool submit(load *run, xmoe_engine *engine, int32_t index)
     return true;
 }
 
-/* Tokens per second between the moment when the last sequence had its first token and the moment
- * when the first one had its last. */
-static double decode_rate(const load *run)
+/* Tokens of all sequences that came in (from, to]. */
+static double tokens_between(const load *run, double from, double to)
 {
-    double from = 0, to = 0;
-    for (int32_t i = 0; i < run->shape->sequences; i++) {
-        const sequence *item = &run->sequences[i];
-        if (item->count < 2) {
-            return 0;
-        }
-        from = i == 0 || item->times[0] > from ? item->times[0] : from;
-        to = i == 0 || item->times[item->count - 1] < to ? item->times[item->count - 1] : to;
-    }
     uint64_t tokens = 0;
     for (int32_t i = 0; i < run->shape->sequences; i++) {
         const sequence *item = &run->sequences[i];
@@ -137,7 +127,31 @@ static double decode_rate(const load *run)
             tokens += item->times[t] > from && item->times[t] <= to;
         }
     }
-    return to > from ? (double)tokens / (to - from) : 0;
+    return (double)tokens;
+}
+
+/* Tokens per second between the moment when the last sequence had its first token and the moment
+ * when the first one had its last. Where a tiny model is through with some before others have begun
+ * there is no such time, and that from the very first to the very last token is taken. */
+static double decode_rate(const load *run)
+{
+    double first = 0, from = 0, to = 0, last = 0;
+    for (int32_t i = 0; i < run->shape->sequences; i++) {
+        const sequence *item = &run->sequences[i];
+        if (item->count < 2) {
+            return 0;
+        }
+        double begin = item->times[0], end = item->times[item->count - 1];
+        first = i == 0 || begin < first ? begin : first;
+        from = i == 0 || begin > from ? begin : from;
+        to = i == 0 || end < to ? end : to;
+        last = i == 0 || end > last ? end : last;
+    }
+    if (to <= from) {
+        from = first;
+        to = last;
+    }
+    return to > from ? tokens_between(run, from, to) / (to - from) : 0;
 }
 
 static bool read_usage(xmoe_engine *engine, load_result *result)
