@@ -38,13 +38,18 @@ XM_INLINE void xm_float_dots(xm_weight_type type, int rows, const void *panel, s
     for (int i = 0; i < rows; i++)
         even[i] = odd[i] = xm_lanes_set(0.0f);
     for (; c + 2 <= columns; c += 2) {
-        xm_lanes w0 = xm_weights_load(type, panel, c * XM_PANEL);
-        xm_lanes w1 = xm_weights_load(type, panel, (c + 1) * XM_PANEL);
+        size_t bytes = type == XM_TYPE_F32 ? 4 : 2;
+        xm_lanes w = xm_weights_load(type, panel, c * XM_PANEL);
+
+        if (rows > 1)
+            xm_prefetch((const char *)panel + c * XM_PANEL * bytes, 2 * XM_PANEL * bytes);
 #pragma GCC unroll 8
-        for (int i = 0; i < rows; i++) {
-            even[i] = xm_lanes_fma(w0, xm_lanes_set(x[i][c]), even[i]);
-            odd[i] = xm_lanes_fma(w1, xm_lanes_set(x[i][c + 1]), odd[i]);
-        }
+        for (int i = 0; i < rows; i++)
+            even[i] = xm_lanes_fma(w, xm_lanes_set(x[i][c]), even[i]);
+        w = xm_weights_load(type, panel, (c + 1) * XM_PANEL);
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++)
+            odd[i] = xm_lanes_fma(w, xm_lanes_set(x[i][c + 1]), odd[i]);
     }
     if (c < columns) {
         xm_lanes w0 = xm_weights_load(type, panel, c * XM_PANEL);

@@ -33,6 +33,18 @@
 #include "kernels/lanes_avx2.h"
 #endif
 
+/* Asks for `bytes` that a walk over a matrix reaches XM_AHEAD bytes after p; they may lie beyond
+ * its end. The hardware follows a plain stream by itself; with several rows at work per weight, its
+ * reach is too short. */
+XM_INLINE void xm_prefetch(const void *p, size_t bytes)
+{
+    enum { XM_AHEAD = 4096 };
+
+#pragma GCC unroll 16
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch((const char *)p + XM_AHEAD + i);
+}
+
 /* The shared exponential; steps and range in exp.h. */
 XM_INLINE xm_lanes xm_lanes_exp(xm_lanes x)
 {

@@ -40,39 +40,93 @@ XM_INLINE void float_tile(const xm_panel_job *job, xm_weight_type type, int rows
         write_outputs(job, first + i, dot[i]);
 }
 
-/* sum[i] = w . x[i] over the 32 columns at `block`, for `rows` rows, exactly. */
+/* The three functions below give w . x[i] over the 32 columns of a block, exactly; q: the block's
+ * values, x[i] + column: the row's. One or two rows alone would wait for the previous product, so
+ * their integer sums are split, which changes nothing. */
+
+XM_INLINE void q8_dots(int rows, const uint8_t *q, const int16_t *const x[], size_t column,
+                       xm_ints dot[])
+{
+    const size_t splits = rows == 1 ? 4 : rows == 2 ? 2 : 1;
+    xm_ints sum[4 * XM_MOST_TILE];
+
+#pragma GCC unroll 16
+    for (size_t j = 0; j < 16; j++) {
+        xm_pairs w = xm_pairs_load_i8(q + j * 2 * XM_PANEL);
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++) {
+            xm_ints *s = &sum[(size_t)i * splits + j % splits];
+            *s = xm_ints_dot(j < splits ? xm_ints_zero() : *s, w, x[i] + column + 2 * j);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++) {
+        dot[i] = sum[(size_t)i * splits];
+#pragma GCC unroll 4
+        for (size_t j = 1; j < splits; j++)
+            dot[i] = xm_ints_add(dot[i], sum[(size_t)i * splits + j]);
+    }
+}
+
+XM_INLINE void q4_dots(int rows, const uint8_t *q, const int16_t *const x[], size_t column,
+                       xm_ints dot[])
+{
+    const size_t splits = rows == 2 ? 2 : 1; /* low and high nibbles */
+    xm_ints sum[2 * XM_MOST_TILE];
+
+#pragma GCC unroll 16
+    for (size_t i = 0; i < (size_t)rows * splits; i++)
+        sum[i] = xm_ints_zero();
+#pragma GCC unroll 8
+    for (size_t j = 0; j < 8; j++) {
+        xm_pairs low, high;
+
+        xm_pairs_load_i4(q + j * 2 * XM_PANEL, &low, &high);
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++) {
+            xm_ints *s = &sum[(size_t)i * splits];
+            s[0] = xm_ints_dot(s[0], low, x[i] + column + 2 * j);
+            s[splits - 1] = xm_ints_dot(s[splits - 1], high, x[i] + column + 16 + 2 * j);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++) {
+        const xm_ints *s = &sum[(size_t)i * splits];
+        dot[i] = xm_ints_sixteenth(splits == 1 ? s[0] : xm_ints_add(s[0], s[1]));
+    }
+}
+
+/* One row alone pays the whole unpacking: cheaper to take nibbles as they are and to subtract 8
+ * times the sum of x. The same integer. */
+XM_INLINE xm_ints q4_dot(const uint8_t *q, const int16_t *x)
+{
+    xm_ints sum[4] = {xm_ints_zero(), xm_ints_zero(), xm_ints_zero(), xm_ints_zero()};
+
+#pragma GCC unroll 8
+    for (size_t j = 0; j < 8; j++) {
+        xm_ints *s = &sum[j % 2 * 2];
+        xm_pairs low, high;
+
+        xm_pairs_load_u4(q + j * 2 * XM_PANEL, &low, &high);
+        s[0] = xm_ints_dot(s[0], low, x + 2 * j);
+        s[1] = xm_ints_dot(s[1], high, x + 16 + 2 * j);
+    }
+    sum[0] = xm_ints_add(sum[0], sum[1]);
+    sum[2] = xm_ints_add(sum[2], sum[3]);
+    return xm_ints_minus_eight(xm_ints_add(sum[0], sum[2]), x);
+}
+
 XM_INLINE void block_dots(xm_weight_type type, int rows, const uint8_t *block,
-                          const int16_t *const x[], size_t column, xm_ints sum[])
+                          const int16_t *const x[], size_t column, xm_ints dot[])
 {
     const uint8_t *q = block + 2 * XM_PANEL;
 
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++)
-        sum[i] = xm_ints_zero();
-    if (type == XM_TYPE_Q8_0) {
-#pragma GCC unroll 16
-        for (size_t j = 0; j < 16; j++) {
-            xm_pairs w = xm_pairs_load_i8(q + j * 2 * XM_PANEL);
-#pragma GCC unroll 8
-            for (int i = 0; i < rows; i++)
-                sum[i] = xm_ints_dot(sum[i], w, x[i] + column + 2 * j);
-        }
-    } else {
-#pragma GCC unroll 8
-        for (size_t j = 0; j < 8; j++) {
-            xm_pairs low, high;
-
-            xm_pairs_load_i4(q + j * 2 * XM_PANEL, &low, &high);
-#pragma GCC unroll 8
-            for (int i = 0; i < rows; i++) {
-                sum[i] = xm_ints_dot(sum[i], low, x[i] + column + 2 * j);
-                sum[i] = xm_ints_dot(sum[i], high, x[i] + column + 16 + 2 * j);
-            }
-        }
-#pragma GCC unroll 8
-        for (int i = 0; i < rows; i++)
-            sum[i] = xm_ints_sixteenth(sum[i]);
-    }
+    if (type == XM_TYPE_Q8_0)
+        q8_dots(rows, q, x, column, dot);
+    else if (rows > 1)
+        q4_dots(rows, q, x, column, dot);
+    else
+        dot[0] = q4_dot(q, x[0] + column);
 }
 
 XM_INLINE void block_tile(const xm_panel_job *job, xm_weight_type type, int rows, int32_t first)
@@ -92,13 +146,15 @@ XM_INLINE void block_tile(const xm_panel_job *job, xm_weight_type type, int rows
     }
     for (size_t b = 0; b < job->columns / 32; b++, block += block_bytes) {
         xm_lanes w_scale = xm_lanes_load_f16((const uint16_t *)(const void *)block);
-        xm_ints sum[XM_MOST_TILE];
+        xm_ints dot[XM_MOST_TILE];
 
-        block_dots(type, rows, block, x, b * 32, sum);
+        if (rows > 1)
+            xm_prefetch(block, block_bytes);
+        block_dots(type, rows, block, x, b * 32, dot);
 #pragma GCC unroll 8
         for (int i = 0; i < rows; i++) {
             xm_lanes scale = xm_lanes_mul(w_scale, xm_lanes_set(scales[i][b]));
-            acc[i] = xm_lanes_fma(xm_ints_to_lanes(sum[i]), scale, acc[i]);
+            acc[i] = xm_lanes_fma(xm_ints_to_lanes(dot[i]), scale, acc[i]);
         }
     }
 #pragma GCC unroll 8
