@@ -1,7 +1,7 @@
 /*
  * test_tokenizer.c - the tokenizer against Hugging Face's (fixtures/make_tokenizer.py says how the
- * expected tokens were made), against a naive merger written here, and on input it must survive:
- * broken vocabularies, bytes that are not UTF-8, a megabyte without a space, failing allocations.
+ * expected tokens were made), and on input it must survive: broken vocabularies, bytes that are not
+ * UTF-8, a megabyte without a space, failing allocations.
  * Runs in the root of the source tree.
  */
 #include <setjmp.h>
@@ -11,8 +11,6 @@
 #include <cmocka.h>
 
 #include "base/memory.h"
-#include "base/random.h"
-#include "format/split.h"
 #include "format/tokenizer.h"
 
 #include <stdio.h>
@@ -167,145 +165,6 @@ static void test_agrees_with_hugging_face(void **state)
     free(cases);
 }
 
-/* --- against a naive merger ------------------------------------------------------------------- */
-
-typedef struct {
-    char bytes[24];
-    size_t length;
-} word;
-
-typedef struct {
-    word words[512];
-    int32_t left[512], right[512]; /* by rank; the result of rank r is token 256 + r */
-    int32_t merge_count;
-} small_bpe;
-
-/* Merges of random pairs, in no sensible order: what training would never give. */
-static void make_random_bpe(uint64_t seed, small_bpe *bpe)
-{
-    memset(bpe, 0, sizeof *bpe);
-    for (int i = 0; i < 256; i++)
-        bpe->words[i] = (word){.bytes = {(char)i}, .length = 1};
-    int32_t count = 256;
-    for (uint64_t draw = 0; draw < 400 && count < 330; draw++) {
-        int32_t side[2];
-        for (uint64_t s = 0; s < 2; s++) {
-            uint64_t bits = xm_random_bits(seed, 1, 2 * draw + s);
-            bool letter = count == 256 || bits % 3 == 0;
-            side[s] = letter ? 'a' + (int32_t)(bits >> 8) % 3
-                             : 256 + (int32_t)((bits >> 8) % (uint64_t)(count - 256));
-            if (side[s] < 0)
-                side[s] = 'a';
-        }
-        word *a = &bpe->words[side[0]], *b = &bpe->words[side[1]], *made = &bpe->words[count];
-        if (a->length + b->length > sizeof a->bytes)
-            continue;
-        memcpy(made->bytes, a->bytes, a->length);
-        memcpy(made->bytes + a->length, b->bytes, b->length);
-        made->length = a->length + b->length;
-        bool known = false;
-        for (int32_t i = 0; i < count; i++)
-            known = known || (bpe->words[i].length == made->length &&
-                              memcmp(bpe->words[i].bytes, made->bytes, made->length) == 0);
-        if (known)
-            continue;
-        bpe->left[count - 256] = side[0];
-        bpe->right[count - 256] = side[1];
-        count++;
-    }
-    bpe->merge_count = count - 256;
-}
-
-static size_t print_word(const word *w, char *out)
-{
-    size_t length = 0;
-    for (size_t i = 0; i < w->length; i++) {
-        uint32_t code_point = xm_byte_to_printable((uint8_t)w->bytes[i]);
-        if (code_point >= 0x80) {
-            out[length++] = (char)(0xC0 | code_point >> 6);
-            out[length++] = (char)(0x80 | (code_point & 0x3F));
-        } else {
-            out[length++] = (char)code_point;
-        }
-    }
-    return length;
-}
-
-static xm_tokenizer *tokenizer_of(const small_bpe *bpe)
-{
-    vocabulary *v = calloc(1, sizeof *v);
-    char *at = v->text = calloc(MAX_TOKENS * 3, 64);
-    v->token_count = 256 + (size_t)bpe->merge_count;
-    v->merge_count = (size_t)bpe->merge_count;
-    v->bos = v->eos = -1;
-    for (size_t i = 0; i < v->token_count; i++) {
-        v->tokens[i] = (xm_string){at, print_word(&bpe->words[i], at)};
-        v->types[i] = 1;
-        at += v->tokens[i].length;
-    }
-    for (size_t i = 0; i < v->merge_count; i++) {
-        size_t length = print_word(&bpe->words[bpe->left[i]], at);
-        at[length++] = ' ';
-        length += print_word(&bpe->words[bpe->right[i]], at + length);
-        v->merges[i] = (xm_string){at, length};
-        at += length;
-    }
-    xm_tokenizer *tokenizer;
-    xmoe_error error = {0};
-    if (create(v, &tokenizer, &error) != XMOE_OK)
-        fail_msg("%s", error.message);
-    free_vocabulary(v);
-    return tokenizer;
-}
-
-/* One merge at a time: lowest rank, then leftmost. */
-static size_t merge_naively(const small_bpe *bpe, const char *piece, size_t length, int32_t *tokens)
-{
-    size_t count = length;
-    for (size_t i = 0; i < length; i++)
-        tokens[i] = (unsigned char)piece[i];
-    for (;;) {
-        int32_t best_rank = bpe->merge_count;
-        size_t best = 0;
-        for (size_t i = 0; i + 1 < count; i++)
-            for (int32_t rank = 0; rank < best_rank; rank++)
-                if (bpe->left[rank] == tokens[i] && bpe->right[rank] == tokens[i + 1]) {
-                    best_rank = rank;
-                    best = i;
-                }
-        if (best_rank == bpe->merge_count)
-            return count;
-        tokens[best] = 256 + best_rank;
-        memmove(tokens + best + 1, tokens + best + 2, (count - best - 2) * sizeof *tokens);
-        count--;
-    }
-}
-
-/* Pieces of 1 to 200 letters: short ones are merged by scanning, long ones with a heap. */
-static void test_agrees_with_naive_merging(void **state)
-{
-    (void)state;
-    for (uint64_t seed = 0; seed < 8; seed++) {
-        small_bpe *bpe = calloc(1, sizeof *bpe);
-        make_random_bpe(seed, bpe);
-        assert_true(bpe->merge_count > 20);
-        xm_tokenizer *tokenizer = tokenizer_of(bpe);
-        for (uint64_t round = 0; round < 60; round++) {
-            char piece[200];
-            int32_t expected[200], *tokens;
-            size_t length = 1 + round * 199 / 59;
-            for (size_t i = 0; i < length; i++)
-                piece[i] = (char)('a' + xm_random_bits(seed, 2 + round, i) % 3);
-            size_t count = encode(tokenizer, piece, length, false, &tokens);
-            assert_int_equal(count, merge_naively(bpe, piece, length, expected));
-            assert_memory_equal(tokens, expected, count * sizeof *tokens);
-            free(tokens);
-        }
-        xm_tokenizer_free(tokenizer);
-        free(bpe);
-    }
-}
-
 /* --- long and odd texts ----------------------------------------------------------------------- */
 
 static void test_long_texts(void **state)
@@ -338,39 +197,6 @@ static void test_no_text(void **state)
     free(tokens);
     assert_int_equal(encode(*state, NULL, 0, false, &tokens), 0);
     free(tokens);
-}
-
-/* Bytes that are not UTF-8 are cut as U+FFFD is: its class is that of '!'. */
-static xmoe_status note_piece(void *context, const char *piece, size_t length)
-{
-    (void)piece;
-    size_t **next = context;
-    *(*next)++ = length;
-    return XMOE_OK;
-}
-
-static void test_split_of_invalid_bytes(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *text;
-        size_t lengths[6];
-    } cases[] = {
-        {"ab\xFF\xFE!cd", {2, 3, 2}},      {"x \xFFy", {1, 2, 1}},
-        {"\xE2\x82 \xE2\x82\xAC", {2, 4}}, {"a\xC3", {1, 1}},
-        {"1\xED\xA0\x80z", {1, 3, 1}},     {"  \x80'll", {1, 3, 2}},
-        {"\xF4\x90\x80\x80 a", {4, 2}},
-    };
-    xm_splitter *splitter;
-    assert_int_equal(xm_splitter_create(&splitter, NULL), XMOE_OK);
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        size_t lengths[32] = {0}, *next = lengths;
-        assert_int_equal(
-            xm_split(splitter, cases[i].text, strlen(cases[i].text), note_piece, &next, NULL),
-            XMOE_OK);
-        assert_memory_equal(lengths, cases[i].lengths, sizeof cases[i].lengths);
-    }
-    xm_splitter_free(splitter);
 }
 
 /* --- special tokens --------------------------------------------------------------------------- */
@@ -406,83 +232,6 @@ static void test_bytes_of_tokens(void **state)
     for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
         assert_non_null(xm_tokenizer_bytes(*state, unknown[i], &length));
         assert_int_equal(length, 0);
-    }
-}
-
-static void test_printable_alphabet(void **state)
-{
-    (void)state;
-    bool taken[324] = {false};
-    for (int byte = 0; byte < 256; byte++) {
-        uint32_t code_point = xm_byte_to_printable((uint8_t)byte);
-        assert_in_range(code_point, 33, 323);
-        assert_false(taken[code_point]);
-        taken[code_point] = true;
-        assert_int_equal(xm_printable_to_byte(code_point), byte);
-    }
-    assert_int_equal(xm_byte_to_printable(' '), 0x120);
-    assert_int_equal(xm_byte_to_printable('\n'), 0x10A);
-    for (uint32_t code_point = 0; code_point < 70000; code_point++)
-        if (code_point > 323 || !taken[code_point])
-            assert_int_equal(xm_printable_to_byte(code_point), -1);
-}
-
-/* --- text out --------------------------------------------------------------------------------- */
-
-#define R "\xEF\xBF\xBD"
-
-static const struct {
-    const char *bytes, *text;
-} streams[] = {
-    {"plain", "plain"},
-    {"h\xC3\xA9 \xE2\x82\xAC \xF0\x9F\x98\x80!", "h\xC3\xA9 \xE2\x82\xAC \xF0\x9F\x98\x80!"},
-    {"\xF0\x9F\x98\x80\xF0\x9F\x98\x80", "\xF0\x9F\x98\x80\xF0\x9F\x98\x80"},
-    {"\xF4\x8F\xBF\xBF\xED\x9F\xBF\xEE\x80\x80", "\xF4\x8F\xBF\xBF\xED\x9F\xBF\xEE\x80\x80"},
-    {"\xE2\x82", R},
-    {"\xF0\x9F\x98", R},
-    {"\xC3", R},
-    {"\xFF", R},
-    {"\xC3\xC3\xA9", R "\xC3\xA9"},
-    {"\xE2\x82"
-     "A",
-     R "A"},
-    /* Tables 3-8 to 3-11 of the Unicode standard. */
-    {"\xC0\xAF\xE0\x80\xBF\xF0\x81\x82"
-     "A",
-     R R R R R R R R "A"},
-    {"\xED\xA0\x80\xED\xBF\xBF\xED\xAF"
-     "A",
-     R R R R R R R R "A"},
-    {"\xF4\x91\x92\x93\xFF"
-     "A\x80\xBF"
-     "B",
-     R R R R R "A" R R "B"},
-    {"\xE1\x80\xE2\xF0\x91\x92\xF1\xBF"
-     "A",
-     R R R R "A"},
-};
-
-/* However the bytes are cut, the same text comes out, and only whole characters on the way. */
-static void test_stream(void **state)
-{
-    (void)state;
-    for (size_t s = 0; s < sizeof streams / sizeof *streams; s++) {
-        size_t length = strlen(streams[s].bytes);
-        for (unsigned int cuts = 0; cuts < 1u << (length - 1); cuts += length < 12 ? 1 : 5) {
-            xm_utf8_stream stream = {0};
-            xm_buffer out = {0};
-            for (size_t start = 0, i = 1; i <= length; i++) {
-                if (i < length && (cuts >> (i - 1) & 1) == 0)
-                    continue;
-                xm_utf8_stream_push(&stream, streams[s].bytes + start, i - start, &out);
-                assert_memory_equal(out.data != NULL ? out.data : "", streams[s].text, out.length);
-                start = i;
-            }
-            xm_utf8_stream_end(&stream, &out);
-            xm_utf8_stream_end(&stream, &out); /* nothing more */
-            assert_string_equal(out.data, streams[s].text);
-            xm_buffer_free(&out);
-        }
     }
 }
 
@@ -700,14 +449,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_agrees_with_hugging_face),
-        cmocka_unit_test(test_agrees_with_naive_merging),
         cmocka_unit_test(test_long_texts),
         cmocka_unit_test(test_no_text),
-        cmocka_unit_test(test_split_of_invalid_bytes),
         cmocka_unit_test(test_special_tokens),
         cmocka_unit_test(test_bytes_of_tokens),
-        cmocka_unit_test(test_printable_alphabet),
-        cmocka_unit_test(test_stream),
         cmocka_unit_test(test_broken_vocabularies),
         cmocka_unit_test(test_broken_merges),
         cmocka_unit_test(test_from_gguf),
