@@ -6,6 +6,11 @@
 #define XM_SERVER_API_H
 
 #include "exchange.h"
+#include "json_read.h"
+
+/* api_body.c: the body as an object; NULL with a problem. The caller deletes it; the text is freed.
+ */
+cJSON *xm_api_body(xm_exchange *exchange, xm_problem *problem);
 
 /* api_operation.c */
 void xm_api_index(xm_exchange *exchange);

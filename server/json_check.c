@@ -144,7 +144,7 @@ static bool string(checker *check)
                 return false;
             continue;
         }
-        size_t size = xm_utf8_length(check->text + check->at, check->length - check->at);
+        size_t size = xm_text_character(check->text + check->at, check->length - check->at);
         if (size == 0)
             return fail(check, "invalid UTF-8");
         check->at += size;

@@ -54,7 +54,7 @@ static void quote(xm_text *out, const char *bytes, size_t length)
             i++;
             continue;
         }
-        size_t size = xm_utf8_length(bytes + i, length - i);
+        size_t size = xm_text_character(bytes + i, length - i);
         xm_text_add_utf8(out, bytes + i, size ? size : 1);
         i += size ? size : 1;
     }

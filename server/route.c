@@ -140,7 +140,7 @@ static bool check_state(xm_exchange *exchange)
     if (state == XM_SERVER_DRAINING && (flags & XM_ROUTE_GENERATES))
         return xm_problem_set(&exchange->early, 503, "draining", NULL,
                               "the server is shutting down and takes no new requests");
-    if ((flags & XM_ROUTE_MODEL) && !exchange->server->model_loaded)
+    if ((flags & XM_ROUTE_MODEL) && !exchange->server->loaded)
         return xm_problem_set(&exchange->early, 503, "loading", NULL,
                               "the model is still being loaded");
     return true;

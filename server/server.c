@@ -129,6 +129,7 @@ bool xm_server_load(xm_server *server, const char *path, char *message, size_t s
     if (status == XMOE_OK) {
         name_model(server, path, settings->model_alias);
         server->model_loaded = time(NULL);
+        server->loaded = true;
         int loading = XM_SERVER_LOADING; /* a drain that began meanwhile stays */
         atomic_compare_exchange_strong(&server->state, &loading, XM_SERVER_READY);
     } else {
@@ -163,7 +164,7 @@ bool xm_server_reload(xm_server *server, const xm_settings *fresh, char *message
     if (!good)
         snprintf(message, size, "out of memory");
     /* A router set by PUT /v1/router stays unless the settings themselves changed. */
-    if (good && server->state == XM_SERVER_READY && router_differs(old, settings)) {
+    if (good && server->loaded && router_differs(old, settings)) {
         xmoe_error error = {0};
         good = apply_router(server, settings, &error) == XMOE_OK;
         if (!good)
@@ -186,7 +187,7 @@ bool xm_server_reload(xm_server *server, const xm_settings *fresh, char *message
 void xm_server_drain(xm_server *server)
 {
     int before = atomic_exchange(&server->state, XM_SERVER_DRAINING);
-    if (before == XM_SERVER_READY)
+    if (before != XM_SERVER_DRAINING && server->loaded)
         xmoe_engine_drain(server->engine);
     xm_watch_wake_all(server->watch);
 }

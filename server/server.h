@@ -3,7 +3,7 @@
  *
  * A server is made and ended by one thread (main, or a test); its other functions may be called
  * from any. HTTP answers from the moment of xm_server_start; the model is loaded after that, and
- * `model` and `engine` may be read once the state is XM_SERVER_READY or later.
+ * what stands above `loaded` may be read once that is true.
  */
 #ifndef XM_SERVER_SERVER_H
 #define XM_SERVER_SERVER_H
@@ -29,6 +29,7 @@ struct xm_server {
     char model_file[160]; /* base name of the file, another name for the model */
     int64_t model_loaded; /* Unix time */
     char fingerprint[48]; /* system_fingerprint */
+    atomic_bool loaded;
 
     struct MHD_Daemon *daemon;
     struct xm_watch *watch;

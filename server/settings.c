@@ -233,7 +233,7 @@ xm_settings *xm_settings_load(const char *file, char *const *environment,
     for (size_t i = 0; i < flag_count && good; i++)
         good = xm_settings_set(settings, flags[i].setting, flags[i].value, flags[i].source, message,
                                size);
-    if (good)
+    if (good && xm_settings_read_keys(settings, message, size))
         return settings;
     xm_settings_release(settings);
     return NULL;

@@ -99,5 +99,7 @@ void xm_setting_flag_name(const xm_setting *setting, char *name, size_t size);
 bool xm_settings_read_file(xm_settings *settings, const char *path, char *message, size_t size);
 bool xm_settings_read_environment(xm_settings *settings, char *const *environment, char *message,
                                   size_t size);
+/* Adds the keys of http.api_key_file to http.api_keys. */
+bool xm_settings_read_keys(xm_settings *settings, char *message, size_t size);
 
 #endif

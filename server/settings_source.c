@@ -140,6 +140,37 @@ bool xm_settings_read_file(xm_settings *settings, const char *path, char *messag
     return good;
 }
 
+/* One key per line; blank lines and lines that begin with # are skipped. */
+bool xm_settings_read_keys(xm_settings *settings, char *message, size_t size)
+{
+    xm_text file = {0}, keys = {0};
+    if (!settings->http_api_key_file[0])
+        return true;
+    bool good = read_all(settings->http_api_key_file, &file, message, size);
+    xm_text_puts(&keys, settings->http_api_keys);
+    char *rest = NULL;
+    for (char *key = good && file.data ? strtok_r(file.data, "\r\n", &rest) : NULL; key;
+         key = strtok_r(NULL, "\r\n", &rest)) {
+        key += strspn(key, " \t");
+        key[strcspn(key, " \t,")] = '\0';
+        if (key[0] && key[0] != '#')
+            xm_text_format(&keys, "%s%s", keys.length ? "," : "", key);
+    }
+    if (good && keys.length == 0) {
+        snprintf(message, size, "setting 'http.api_key_file': %s holds no key",
+                 settings->http_api_key_file);
+        good = false;
+    }
+    if (good && !keys.failed) {
+        free(settings->http_api_keys);
+        settings->http_api_keys = keys.data;
+        keys = (xm_text){0};
+    }
+    xm_text_free(&file);
+    xm_text_free(&keys);
+    return good;
+}
+
 /* Variables with our prefix that are none of our settings and yet no mistake. */
 static bool is_foreign(const char *name, const char *value)
 {

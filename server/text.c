@@ -77,7 +77,7 @@ void xm_text_free(xm_text *text)
 }
 
 /* Lead byte -> length and the range of the second byte (Unicode standard, table 3-7). */
-size_t xm_utf8_length(const char *text, size_t length)
+size_t xm_text_character(const char *text, size_t length)
 {
     const unsigned char *byte = (const unsigned char *)text;
     if (length == 0)
@@ -104,10 +104,10 @@ size_t xm_utf8_length(const char *text, size_t length)
     return size;
 }
 
-bool xm_utf8_valid(const char *text, size_t length)
+bool xm_text_is_utf8(const char *text, size_t length)
 {
     for (size_t i = 0; i < length;) {
-        size_t size = xm_utf8_length(text + i, length - i);
+        size_t size = xm_text_character(text + i, length - i);
         if (size == 0)
             return false;
         i += size;
@@ -118,7 +118,7 @@ bool xm_utf8_valid(const char *text, size_t length)
 void xm_text_add_utf8(xm_text *text, const char *bytes, size_t length)
 {
     for (size_t i = 0; i < length;) {
-        size_t size = xm_utf8_length(bytes + i, length - i);
+        size_t size = xm_text_character(bytes + i, length - i);
         if (size)
             xm_text_add(text, bytes + i, size);
         else

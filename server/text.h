@@ -28,8 +28,8 @@ void xm_text_free(xm_text *text);
 
 /* Length of the well-formed UTF-8 character at text (1-4), or 0 if there is none: overlong forms,
  * surrogates and values above U+10FFFF are not well-formed. */
-size_t xm_utf8_length(const char *text, size_t length);
-bool xm_utf8_valid(const char *text, size_t length);
+size_t xm_text_character(const char *text, size_t length);
+bool xm_text_is_utf8(const char *text, size_t length);
 /* Appends bytes, each byte that belongs to no well-formed character replaced by U+FFFD. */
 void xm_text_add_utf8(xm_text *text, const char *bytes, size_t length);
 

@@ -101,7 +101,9 @@ static int64_t check_stream(const xm_connection *connection, xm_exchange *exchan
     const xm_settings *settings = exchange->settings;
     int64_t quiet = now - exchange->progress_ns;
     if (!exchange->suspended) {
-        if (quiet > settings->limits_stall_seconds * SECOND_NS && !exchange->gone) {
+        if (exchange->gone) /* cut, and perhaps stuck in a write that never ends */
+            shutdown(connection->fd, SHUT_RDWR);
+        else if (quiet > settings->limits_stall_seconds * SECOND_NS) {
             shutdown(connection->fd, SHUT_RDWR);
             plan(actions, exchange, true);
         }

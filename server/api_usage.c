@@ -1,0 +1,173 @@
+/*
+ * api_usage.c - /v1/experts/usage: read, reset, stream.
+ *
+ * The stream compares snapshots: each event is the difference of two, so no token is counted twice
+ * or lost between events.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "api.h"
+#include "server.h"
+#include "usage_json.h"
+
+#define INTERVAL_LEAST   100
+#define INTERVAL_MOST    10000
+#define INTERVAL_DEFAULT 1000
+
+typedef struct {
+    int64_t layer, window, interval;
+    xmoe_phase phase;
+} usage_query;
+
+/* A whole number of the query; *value stays where the parameter is absent. */
+static bool query_number(const xm_exchange *exchange, const char *name, int64_t minimum,
+                         int64_t maximum, int64_t *value, xm_problem *problem)
+{
+    const char *text = xm_exchange_query(exchange, name);
+    if (!text)
+        return true;
+    char *end = NULL;
+    long long number = strtoll(text, &end, 10);
+    bool digits = (text[0] >= '0' && text[0] <= '9') && *end == '\0';
+    if (!digits || number < minimum || number > maximum)
+        return xm_problem_field(problem, name, "'%s' must be a whole number from %lld to %lld",
+                                name, (long long)minimum, (long long)maximum);
+    *value = number;
+    return true;
+}
+
+static bool read_query(const xm_exchange *exchange, usage_query *query, xm_problem *problem)
+{
+    const xmoe_model *model = exchange->server->model;
+    *query = (usage_query){.layer = -1, .interval = INTERVAL_DEFAULT};
+    int32_t layers = xmoe_model_get_info(model)->layer_count;
+    if (!query_number(exchange, "layer", 0, layers - 1, &query->layer, problem) ||
+        !query_number(exchange, "window", 1, 3600, &query->window, problem) ||
+        !query_number(exchange, "interval", INTERVAL_LEAST, INTERVAL_MOST, &query->interval,
+                      problem))
+        return false;
+    if (query->layer >= 0 && !xmoe_model_layer_is_moe(model, (int32_t)query->layer))
+        return xm_problem_field(problem, "layer", "layer %lld has no experts",
+                                (long long)query->layer);
+    const char *phase = xm_exchange_query(exchange, "phase");
+    if (phase && !xm_usage_phase_parse(phase, &query->phase))
+        return xm_problem_field(problem, "phase", "'phase' must be one of: prefill, decode, all");
+    return true;
+}
+
+static void write_usage(const xm_exchange *exchange, const xmoe_usage *usage, int64_t layer,
+                        xm_text *out)
+{
+    const xm_server *server = exchange->server;
+    xm_json json = {out, false};
+    xmoe_routing routing;
+    xmoe_engine_get_routing(server->engine, &routing);
+    xm_usage_write(server->model, server->model_id, usage, (int32_t)layer, &routing, &json, NULL);
+}
+
+/* Replies with usage, which it frees, or with the failed call's error. */
+static void reply_usage(xm_exchange *exchange, xmoe_status status, xmoe_usage *usage,
+                        const xmoe_error *error)
+{
+    if (status != XMOE_OK) {
+        xm_problem problem = {0};
+        xm_problem_engine(&problem, error, NULL);
+        xm_exchange_reply_problem(exchange, &problem);
+        return;
+    }
+    xm_text answer = {0};
+    write_usage(exchange, usage, -1, &answer);
+    xmoe_usage_free(usage);
+    xm_exchange_reply_json(exchange, &answer);
+}
+
+void xm_api_usage(xm_exchange *exchange)
+{
+    xm_problem problem = {0};
+    usage_query query;
+    if (!read_query(exchange, &query, &problem)) {
+        xm_exchange_reply_problem(exchange, &problem);
+        return;
+    }
+    xmoe_usage *usage = NULL;
+    xmoe_error error = {0};
+    xmoe_status status = xmoe_usage_get(exchange->server->engine, (int32_t)query.layer, query.phase,
+                                        (int32_t)query.window, &usage, &error);
+    reply_usage(exchange, status, usage, &error);
+}
+
+void xm_api_usage_reset(xm_exchange *exchange)
+{
+    xmoe_usage *usage = NULL;
+    xmoe_error error = {0};
+    xmoe_status status = xmoe_usage_reset(exchange->server->engine, &usage, &error);
+    reply_usage(exchange, status, usage, &error);
+}
+
+typedef struct {
+    usage_query query;
+    xmoe_usage *before;
+    int64_t due_ns;
+} usage_stream;
+
+static void release_stream(void *context)
+{
+    usage_stream *stream = context;
+    xmoe_usage_free(stream->before);
+    free(stream);
+}
+
+/* One event once its time has come; its end sets the time of the next. */
+static xm_fill fill_stream(xm_exchange *exchange, xm_text *out)
+{
+    usage_stream *stream = exchange->context;
+    xm_server *server = exchange->server;
+    if (server->state == XM_SERVER_DRAINING)
+        return XM_FILL_END;
+    int64_t now = xm_now_ns();
+    if (now >= stream->due_ns) {
+        xmoe_usage *later = NULL, *difference = NULL;
+        if (xmoe_usage_get(server->engine, -1, stream->query.phase, 0, &later, NULL) != XMOE_OK)
+            return XM_FILL_ABORT;
+        if (xmoe_usage_difference(later, stream->before, &difference, NULL) != XMOE_OK) {
+            xmoe_usage_free(later);
+            return XM_FILL_ABORT;
+        }
+        xm_text_puts(out, "data: ");
+        write_usage(exchange, difference, stream->query.layer, out);
+        xm_text_puts(out, "\n\n");
+        xmoe_usage_free(difference);
+        xmoe_usage_free(stream->before);
+        stream->before = later;
+        stream->due_ns += stream->query.interval * 1000000;
+        if (stream->due_ns <= now) /* the client was slow: no burst to catch up */
+            stream->due_ns = now + stream->query.interval * 1000000;
+    }
+    xm_exchange_wake_at(exchange, stream->due_ns);
+    return XM_FILL_WAIT;
+}
+
+static const xm_exchange_kind stream_kind = {.fill = fill_stream, .release = release_stream};
+
+void xm_api_usage_stream(xm_exchange *exchange)
+{
+    xm_problem problem = {0};
+    xmoe_error error = {.status = XMOE_ERROR_MEMORY, .message = "out of memory"};
+    usage_stream *stream = calloc(1, sizeof *stream);
+    bool good = stream != NULL;
+    if (good)
+        good = read_query(exchange, &stream->query, &problem);
+    if (good && xmoe_usage_get(exchange->server->engine, -1, stream->query.phase, 0,
+                               &stream->before, &error) != XMOE_OK)
+        good = false;
+    if (good) {
+        stream->due_ns = xm_now_ns() + stream->query.interval * 1000000;
+        xm_exchange_stream(exchange, &stream_kind, stream);
+        return;
+    }
+    if (!problem.status)
+        xm_problem_engine(&problem, &error, NULL);
+    free(stream);
+    xm_exchange_reply_problem(exchange, &problem);
+}

@@ -1,0 +1,192 @@
+/*
+ * choice.c - what events mean for the choices of a generation. HTTP threads only.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "generation.h"
+#include "server.h"
+
+static bool no_memory(xm_generation *generation)
+{
+    return xm_problem_set(&generation->problem, 503, "out_of_memory", NULL, "out of memory");
+}
+
+/* Characters of a token: bytes that begin one. */
+static size_t count_characters(const xm_generation *generation, int32_t token)
+{
+    size_t length = 0, count = 0;
+    const char *bytes = xmoe_token_bytes(generation->exchange->server->model, token, &length);
+    for (size_t i = 0; i < length; i++)
+        count += ((unsigned char)bytes[i] & 0xc0) != 0x80;
+    return count;
+}
+
+/* Room for one more item of size bytes; *items moves. */
+static bool grow(void **items, size_t size, size_t count, size_t *capacity)
+{
+    if (count <= *capacity)
+        return true;
+    size_t wanted = count > *capacity * 2 ? count : *capacity * 2;
+    void *moved = realloc(*items, wanted * size);
+    if (!moved)
+        return false;
+    *items = moved;
+    *capacity = wanted;
+    return true;
+}
+
+static bool show_token(xm_choice *choice, size_t offset, int32_t token, float logprob,
+                       const xmoe_token_logprob *top, int32_t top_count)
+{
+    size_t tops = (size_t)top_count;
+    void *shown = choice->shown, *stored = choice->tops;
+    bool good =
+        grow(&shown, sizeof *choice->shown, choice->shown_count + 1, &choice->shown_capacity);
+    choice->shown = shown;
+    good = good &&
+           grow(&stored, sizeof *choice->tops, choice->top_count + tops, &choice->top_capacity);
+    choice->tops = stored;
+    if (!good)
+        return false;
+    if (tops)
+        memcpy(choice->tops + choice->top_count, top, tops * sizeof *top);
+    choice->shown[choice->shown_count++] =
+        (xm_shown_token){token, logprob, offset, choice->top_count, top_count};
+    choice->top_count += tops;
+    return true;
+}
+
+/* The prompt comes first in an echoed answer. */
+static void begin_choice(xm_generation *generation, int32_t prompt, xm_choice *choice)
+{
+    if (choice->begun || generation->params.chat)
+        return;
+    choice->begun = true;
+    const xm_prompt *source = &generation->params.prompts[prompt];
+    if (!generation->params.echo)
+        return;
+    if (source->text.length)
+        xm_text_add(&choice->text, source->text.data, source->text.length);
+    for (size_t i = 0; i < source->count; i++)
+        choice->characters += count_characters(generation, source->tokens[i]);
+}
+
+static void add_text(const xm_generation *generation, xm_choice *choice, const xmoe_event *event)
+{
+    const char *text = event->text;
+    size_t length = event->text ? event->text_length : 0;
+    if (generation->params.chat && !choice->begun) {
+        for (; length && (*text == ' ' || *text == '\n'); text++, length--)
+            ;
+        choice->begun = length > 0;
+    }
+    if (length)
+        xm_text_add(&choice->text, text, length);
+}
+
+static bool apply_prompt(xm_generation *generation, int32_t index, const xmoe_event *event)
+{
+    const xm_prompt *prompt = &generation->params.prompts[index];
+    xm_choice *choices = &generation->choices[index * generation->params.engine.choices];
+    for (int32_t c = 0; c < generation->params.engine.choices; c++) {
+        size_t offset = 0;
+        for (size_t i = 0; i < prompt->count; i++) {
+            const xmoe_token_logprob *top =
+                event->prompt_top ? event->prompt_top + i * (size_t)event->top_count : NULL;
+            int32_t top_count = i && top ? event->top_count : 0;
+            float logprob = i && event->prompt_logprobs ? event->prompt_logprobs[i] : NAN;
+            if (!show_token(&choices[c], offset, prompt->tokens[i], logprob, top, top_count))
+                return no_memory(generation);
+            offset += count_characters(generation, prompt->tokens[i]);
+        }
+    }
+    return true;
+}
+
+static bool apply_token(xm_generation *generation, xm_choice *choice, const xmoe_event *event)
+{
+    choice->tokens++;
+    choice->logprob_sum += event->logprob;
+    add_text(generation, choice, event);
+    if (!generation->params.logprobs)
+        return true;
+    if (!show_token(choice, choice->characters, event->token, event->logprob, event->top,
+                    event->top ? event->top_count : 0))
+        return no_memory(generation);
+    choice->characters += count_characters(generation, event->token);
+    return true;
+}
+
+static void end_choice(xm_generation *generation, xm_choice *choice, xmoe_finish finish)
+{
+    if (choice->finish != XMOE_FINISH_NONE)
+        return;
+    choice->finish = finish == XMOE_FINISH_NONE ? XMOE_FINISH_LENGTH : finish;
+    generation->unfinished--;
+}
+
+static bool apply_end(xm_generation *generation, xm_event *copy)
+{
+    const xmoe_event *event = &copy->event;
+    xm_part *part = &generation->parts[copy->prompt];
+    part->end = copy;
+    generation->ended++;
+    if (event->finish == XMOE_FINISH_ERROR) {
+        xmoe_error unknown = {.status = XMOE_ERROR_INTERNAL, .message = "the generation failed"};
+        return xm_problem_engine(&generation->problem, event->error ? event->error : &unknown,
+                                 NULL);
+    }
+    if (event->finish == XMOE_FINISH_CANCELLED)
+        return xm_problem_set(&generation->problem, 503, "cancelled", NULL,
+                              "the request was cancelled: the server is shutting down");
+    int32_t choices = generation->params.engine.choices;
+    for (int32_t c = 0; c < choices; c++) {
+        xm_choice *choice = &generation->choices[copy->prompt * choices + c];
+        begin_choice(generation, copy->prompt, choice);
+        end_choice(generation, choice, event->finish);
+    }
+    return true;
+}
+
+bool xm_generation_apply(xm_generation *generation, xm_event *copy)
+{
+    const xmoe_event *event = &copy->event;
+    if (event->kind == XMOE_EVENT_END)
+        return apply_end(generation, copy); /* keeps the copy */
+    bool good = true;
+    if (event->kind == XMOE_EVENT_PROMPT) {
+        good = apply_prompt(generation, copy->prompt, event);
+    } else if (event->kind == XMOE_EVENT_TOKEN || event->kind == XMOE_EVENT_CHOICE) {
+        xm_choice *choice =
+            &generation->choices[copy->prompt * generation->params.engine.choices + event->choice];
+        begin_choice(generation, copy->prompt, choice);
+        if (event->kind == XMOE_EVENT_TOKEN) {
+            good = apply_token(generation, choice, event);
+        } else {
+            add_text(generation, choice, event);
+            end_choice(generation, choice, event->finish);
+            if (event->routed) {
+                choice->routed = copy;
+                return true;
+            }
+        }
+    }
+    free(copy);
+    return good;
+}
+
+void xm_choice_clear(xm_choice *choice)
+{
+    xm_text_clear(&choice->text);
+    choice->shown_count = choice->top_count = 0;
+}
+
+void xm_choice_free(xm_choice *choice)
+{
+    xm_text_free(&choice->text);
+    free(choice->shown);
+    free(choice->tops);
+    free(choice->routed);
+}

@@ -1,0 +1,42 @@
+/*
+ * generate_params.h - the body of a generation request, checked and ready for the engine.
+ */
+#ifndef XM_SERVER_GENERATE_PARAMS_H
+#define XM_SERVER_GENERATE_PARAMS_H
+
+#include "json_read.h"
+#include "settings.h"
+#include "xmoe.h"
+
+#define XM_STOP_LIMIT 4 /* stop strings of a request; a chat template may add its own */
+
+typedef struct {
+    int32_t *tokens; /* malloc'ed */
+    size_t count;
+    xm_text text; /* well-formed UTF-8; only kept for echo */
+} xm_prompt;
+
+typedef struct {
+    bool chat, stream, include_usage, echo;
+    bool logprobs; /* in the answer; how many alternatives is engine.top_logprobs */
+    bool timings_per_token;
+    int32_t n; /* choices in the answer; engine.choices (best_of) may be more */
+    xm_prompt *prompts;
+    size_t prompt_count;
+    xmoe_logit_bias *logit_bias;
+    char *stop[XM_STOP_LIMIT + 1];
+    xmoe_routing routing;
+    xmoe_request_params engine; /* all but prompt, on_event and context; points into the above */
+} xm_generate_params;
+
+/* Fills *params, of which the caller has set chat and routing (the default), all else zero; it is
+ * freed by xm_generate_params_free in any case. */
+bool xm_generate_params_read(const xmoe_model *model, const xm_settings *settings,
+                             const cJSON *body, xm_generate_params *params, xm_problem *problem);
+void xm_generate_params_free(xm_generate_params *params);
+
+/* prompts.c: body.prompt in each of its forms, or body.messages. */
+bool xm_prompts_read(const xmoe_model *model, const xm_settings *settings, const cJSON *body,
+                     xm_generate_params *params, xm_problem *problem);
+
+#endif

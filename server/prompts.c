@@ -1,0 +1,155 @@
+/*
+ * prompts.c - the prompts of a generation request as tokens: a string, an array of strings, an
+ * array of token ids, an array of such arrays, or the messages of a chat.
+ *
+ * Special tokens written out in a prompt (<|endoftext|>) are taken as such in completions, never
+ * in chat, where the text may come from a stranger.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "chat_template.h"
+#include "generate_params.h"
+
+static bool no_memory(xm_problem *problem)
+{
+    return xm_problem_set(problem, 503, "out_of_memory", NULL, "out of memory");
+}
+
+/* An empty prompt is the start of a text: the model's begin (or end) of text token. */
+static bool start_of_text(const xmoe_model *model, xm_prompt *prompt, xm_problem *problem)
+{
+    const xmoe_model_info *info = xmoe_model_get_info(model);
+    int32_t token = info->bos_token >= 0 ? info->bos_token : info->eos_token;
+    if (token < 0)
+        return xm_problem_field(problem, "prompt",
+                                "'prompt' must not be empty: the model has no start token");
+    free(prompt->tokens);
+    prompt->tokens = malloc(sizeof *prompt->tokens);
+    if (!prompt->tokens)
+        return no_memory(problem);
+    prompt->tokens[0] = token;
+    prompt->count = 1;
+    return true;
+}
+
+static bool from_text(const xmoe_model *model, const char *text, bool keep, bool special,
+                      xm_prompt *prompt, xm_problem *problem)
+{
+    xmoe_error error = {0};
+    size_t length = strlen(text);
+    if (xmoe_tokenize(model, text, length, special, &prompt->tokens, &prompt->count, &error) !=
+        XMOE_OK)
+        return xm_problem_engine(problem, &error, "prompt");
+    if (keep) {
+        xm_text_add(&prompt->text, text, length);
+        if (prompt->text.failed)
+            return no_memory(problem);
+    }
+    return prompt->count > 0 || start_of_text(model, prompt, problem);
+}
+
+static bool from_ids(const xmoe_model *model, const cJSON *ids, bool keep, xm_prompt *prompt,
+                     xm_problem *problem)
+{
+    int32_t vocabulary = xmoe_model_get_info(model)->vocabulary_size;
+    size_t count = (size_t)cJSON_GetArraySize(ids);
+    xm_text bytes = {0};
+    if (count == 0)
+        return xm_problem_field(problem, "prompt", "'prompt' holds an empty list of tokens");
+    prompt->tokens = calloc(count, sizeof *prompt->tokens);
+    if (!prompt->tokens)
+        return no_memory(problem);
+    for (const cJSON *item = ids->child; item; item = item->next) {
+        int64_t id = 0;
+        if (!xm_json_whole(item, 0, vocabulary - 1, &id)) {
+            xm_text_free(&bytes);
+            return xm_problem_field(problem, "prompt", "'prompt' must hold token ids from 0 to %d",
+                                    vocabulary - 1);
+        }
+        prompt->tokens[prompt->count++] = (int32_t)id;
+        size_t length = 0;
+        const char *piece = keep ? xmoe_token_bytes(model, (int32_t)id, &length) : NULL;
+        if (piece)
+            xm_text_add(&bytes, piece, length);
+    }
+    if (bytes.length)
+        xm_text_add_utf8(&prompt->text, bytes.data, bytes.length);
+    bool failed = bytes.failed || prompt->text.failed;
+    xm_text_free(&bytes);
+    return failed ? no_memory(problem) : true;
+}
+
+static bool make_prompts(size_t count, const xm_settings *settings, xm_generate_params *params,
+                         xm_problem *problem)
+{
+    int64_t most = settings->limits_prompts;
+    if ((int64_t)count > most)
+        return xm_problem_field(problem, "prompt",
+                                "'prompt' holds %zu prompts; at most %lld may be"
+                                " asked at once",
+                                count, (long long)most);
+    if (settings->limits_choices > most)
+        most = settings->limits_choices;
+    if ((int64_t)count * params->engine.choices > most)
+        return xm_problem_field(problem, "n", "%zu prompts with %d choices each are more than %lld",
+                                count, params->engine.choices, (long long)most);
+    params->prompts = calloc(count, sizeof *params->prompts);
+    if (!params->prompts)
+        return no_memory(problem);
+    params->prompt_count = count;
+    return true;
+}
+
+static bool read_messages(const xmoe_model *model, const xm_settings *settings, const cJSON *body,
+                          xm_generate_params *params, xm_problem *problem)
+{
+    xm_text text = {0};
+    bool good = xm_chat_apply(cJSON_GetObjectItemCaseSensitive(body, "messages"), &text, problem) &&
+                make_prompts(1, settings, params, problem) &&
+                from_text(model, text.data, false, false, &params->prompts[0], problem);
+    xm_text_free(&text);
+    return good;
+}
+
+static bool read_list(const xmoe_model *model, const xm_settings *settings, const cJSON *list,
+                      xm_generate_params *params, xm_problem *problem)
+{
+    if (!list->child)
+        return xm_problem_field(problem, "prompt", "'prompt' must not be an empty array");
+    if (cJSON_IsNumber(list->child))
+        return make_prompts(1, settings, params, problem) &&
+               from_ids(model, list, params->echo, &params->prompts[0], problem);
+    bool strings = cJSON_IsString(list->child);
+    if (!make_prompts((size_t)cJSON_GetArraySize(list), settings, params, problem))
+        return false;
+    xm_prompt *prompt = params->prompts;
+    for (const cJSON *item = list->child; item; item = item->next, prompt++) {
+        if (strings ? !cJSON_IsString(item) : !cJSON_IsArray(item))
+            return xm_problem_field(
+                problem, "prompt",
+                "'prompt' must be a string, an array of strings, or an array of token ids or of "
+                "arrays of them, not a mixture");
+        bool good = strings
+                        ? from_text(model, item->valuestring, params->echo, true, prompt, problem)
+                        : from_ids(model, item, params->echo, prompt, problem);
+        if (!good)
+            return false;
+    }
+    return true;
+}
+
+bool xm_prompts_read(const xmoe_model *model, const xm_settings *settings, const cJSON *body,
+                     xm_generate_params *params, xm_problem *problem)
+{
+    if (params->chat)
+        return read_messages(model, settings, body, params, problem);
+    const cJSON *prompt = xm_json_member(body, "prompt");
+    if (cJSON_IsArray(prompt))
+        return read_list(model, settings, prompt, params, problem);
+    if (prompt && !cJSON_IsString(prompt))
+        return xm_problem_field(problem, "prompt", "'prompt' must be a string or an array");
+    return make_prompts(1, settings, params, problem) &&
+           from_text(model, prompt ? prompt->valuestring : "", params->echo, true,
+                     &params->prompts[0], problem);
+}

@@ -1,0 +1,90 @@
+/*
+ * usage_json.c - see usage_json.h.
+ */
+#include "usage_json.h"
+
+#include <string.h>
+
+#include "router_json.h"
+
+static const char *const phase_names[] = {"all", "prefill", "decode"};
+
+bool xm_usage_phase_parse(const char *name, xmoe_phase *phase)
+{
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(name, phase_names[i]) == 0) {
+            *phase = (xmoe_phase)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+static void write_counts(xm_json *json, const char *key, const uint64_t *counts, int32_t length)
+{
+    xm_json_open(json, key, '[');
+    for (int32_t i = 0; i < length; i++)
+        xm_json_uint(json, NULL, counts[i]);
+    xm_json_close(json, ']');
+}
+
+static void write_layer(const xmoe_layer_usage *layer, xm_json *json)
+{
+    xm_json_open(json, NULL, '{');
+    xm_json_int(json, "layer", layer->layer);
+    xm_json_int(json, "experts", layer->experts);
+    xm_json_uint(json, "tokens", layer->tokens);
+    xm_json_uint(json, "activations", layer->activations);
+    xm_json_double(json, "mean_active", layer->mean_active);
+    xm_json_int(json, "max_active", layer->max_active);
+    write_counts(json, "active_histogram", layer->active_histogram, layer->experts + 1);
+    write_counts(json, "counts", layer->counts, layer->experts);
+    xm_json_open(json, "weights", '[');
+    for (int32_t i = 0; i < layer->experts; i++)
+        xm_json_double(json, NULL, layer->weights[i]);
+    xm_json_close(json, ']');
+    xm_json_double(json, "entropy", layer->entropy);
+    xm_json_double(json, "load_balance", layer->load_balance);
+    xm_json_double(json, "cv", layer->cv);
+    xm_json_double(json, "distinct_per_step", layer->distinct_per_step);
+    xm_json_open(json, "dead", '[');
+    for (int32_t i = 0; i < layer->dead_count; i++)
+        xm_json_int(json, NULL, layer->dead[i]);
+    xm_json_close(json, ']');
+    xm_json_close(json, '}');
+}
+
+static void write_summary(const xmoe_usage *usage, xm_json *json)
+{
+    xm_json_open(json, "summary", '{');
+    xm_json_int(json, "moe_layers", usage->layer_count);
+    xm_json_double(json, "mean_active", usage->mean_active);
+    xm_json_double(json, "active_fraction", usage->active_fraction);
+    xm_json_int(json, "dead_experts", usage->dead_experts);
+    xm_json_double(json, "load_balance", usage->load_balance);
+    xm_json_close(json, '}');
+}
+
+void xm_usage_write(const xmoe_model *model, const char *model_id, const xmoe_usage *usage,
+                    int32_t layer, const xmoe_routing *routing, xm_json *json, const char *key)
+{
+    xm_json_open(json, key, '{');
+    xm_json_string(json, "object", "experts.usage");
+    xm_json_string(json, "model", model_id);
+    xm_json_string(json, "phase", phase_names[usage->phase]);
+    if (usage->window_seconds)
+        xm_json_int(json, "window_seconds", usage->window_seconds);
+    else
+        xm_json_null(json, "window_seconds");
+    xm_json_int(json, "since", usage->since);
+    xm_json_uint(json, "tokens", usage->tokens);
+    if (routing)
+        xm_router_write(model, routing, json, "router");
+    write_summary(usage, json);
+    xm_json_open(json, "layers", '[');
+    for (int32_t i = 0; i < usage->layer_count; i++)
+        if (layer < 0 || usage->layers[i].layer == layer)
+            write_layer(&usage->layers[i], json);
+    xm_json_close(json, ']');
+    xm_json_close(json, '}');
+}
