@@ -15,7 +15,7 @@
 #include <immintrin.h>
 #endif
 
-enum { MEMORY_BYTES = 512 << 20, PEAK_ROUNDS = 20000000 };
+enum { MEMORY_BYTES = 512 << 20, PEAK_ROUNDS = 5000000, RUNS = 4 };
 
 static volatile uint64_t sink;
 
@@ -98,6 +98,17 @@ done:
     return ended - started;
 }
 
+/* The shortest of a few runs: a limit is what the machine does undisturbed. */
+static double run_best(const bench_machine *machine, work_fn work)
+{
+    double best = 0;
+    for (int32_t i = 0; i < RUNS; i++) {
+        double seconds = run_threads(machine, work);
+        best = i == 0 || seconds < best ? seconds : best;
+    }
+    return best;
+}
+
 /* --- bandwidth ---------------------------------------------------------------------------------
  */
 
@@ -121,7 +132,7 @@ static void read_memory(const bench_machine *machine, int32_t thread)
 
 double bench_machine_bandwidth(const bench_machine *machine)
 {
-    double seconds = run_threads(machine, read_memory);
+    double seconds = run_best(machine, read_memory);
     return seconds > 0 ? (double)machine->bytes / seconds : 0;
 }
 
@@ -289,7 +300,7 @@ static const peak_row *find_peak(const bench_machine *machine)
 double bench_machine_peak(const bench_machine *machine)
 {
     const peak_row *row = find_peak(machine);
-    double seconds = run_threads(machine, row->work);
+    double seconds = run_best(machine, row->work);
     return seconds > 0 ? row->multiply_adds * machine->threads / seconds : 0;
 }
 

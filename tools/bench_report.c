@@ -1,5 +1,6 @@
 /*
- * bench_report.c - see bench_report.h. The rooflines are computed here:
+ * bench_report.c - see bench_report.h. The rooflines are computed here, from the best round of the
+ * machine's limits:
  *
  *   decode    a step reads the experts it touches, the shared weights and the keys and values of
  * its sequences once: tokens/s <= sequences * bandwidth / (bytes of a step) prefill   tokens/s <=
@@ -33,15 +34,15 @@ bench_spread bench_spread_of(const bench_variant *variant)
     return (bench_spread){.median = median, .minimum = sorted[0], .maximum = sorted[count - 1]};
 }
 
-/* Median of the one variant of a kind. */
-static double median_of(const bench_results *results, bench_kind kind)
+/* Of the first variant of a kind. */
+static bench_spread spread_of_kind(const bench_results *results, bench_kind kind)
 {
     for (int32_t i = 0; i < results->count; i++) {
         if (results->variants[i].kind == kind) {
-            return bench_spread_of(&results->variants[i]).median;
+            return bench_spread_of(&results->variants[i]);
         }
     }
-    return 0;
+    return (bench_spread){0};
 }
 
 /* --- derived figures ---------------------------------------------------------------------------
@@ -76,11 +77,12 @@ static double prefill_multiply_adds(const bench_results *results, const bench_va
 static double roofline(const bench_results *results, const bench_variant *variant)
 {
     if (variant->kind == BENCH_DECODE) {
-        return variant->sequences * median_of(results, BENCH_BANDWIDTH) /
+        return variant->sequences * spread_of_kind(results, BENCH_BANDWIDTH).maximum /
                step_bytes(results, variant);
     }
     if (variant->kind == BENCH_PREFILL) {
-        return median_of(results, BENCH_PEAK) / prefill_multiply_adds(results, variant);
+        return spread_of_kind(results, BENCH_PEAK).maximum /
+               prefill_multiply_adds(results, variant);
     }
     return 0;
 }
@@ -88,7 +90,7 @@ static double roofline(const bench_results *results, const bench_variant *varian
 /* The decoding of one sequence with the model's own routing: always the first of its kind. */
 static double one_sequence(const bench_results *results)
 {
-    return median_of(results, BENCH_DECODE);
+    return spread_of_kind(results, BENCH_DECODE).median;
 }
 
 /* --- table -------------------------------------------------------------------------------------

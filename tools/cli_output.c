@@ -228,6 +228,9 @@ static void draw(cli_progress *progress, double now, uint64_t done, uint64_t tot
     } else {
         cli_format_count(amount, (double)done);
         cli_format_count(rate, speed);
+        if (speed < 10) {
+            snprintf(rate, sizeof rate, "%.2f", speed);
+        }
     }
     if (speed > 0) {
         cli_format_time(left, (double)(total - done) / speed);
