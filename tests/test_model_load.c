@@ -1,0 +1,732 @@
+/*
+ * test_model_load.c - what a loaded model says about itself, and that a file which is not what it
+ * should be is refused with a message that names the key or tensor. Hostile files are made from one
+ * good file by dropping, replacing and adding keys and tensors, and by flipping bytes.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "base/memory.h"
+#include "base/random.h"
+#include "model/model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static char good_path[64], bad_path[64];
+
+/* Layers 0 and 2 dense, 1 and 3 MoE. */
+static const xmoe_random_model shape = {
+    .context_length = 48,
+    .embedding_length = 64,
+    .layer_count = 4,
+    .head_count = 4,
+    .feed_forward_length = 96,
+    .expert_count = 6,
+    .expert_feed_forward_length = 32,
+    .vocabulary_size = 290,
+    .moe_every = 2,
+    .router = {.type = XMOE_ROUTER_THRESHOLD, .threshold = 0.75f, .min_experts = 1},
+    .router_spread = 1.0f,
+    .type = "Q8_0",
+    .seed = 3,
+};
+
+static int write_good_model(void **state)
+{
+    (void)state;
+    xmoe_error error = {0};
+    /* Hundreds of files are written and synced: in memory, where there is such a place. */
+    const char *folder = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+    snprintf(good_path, sizeof good_path, "%s/xmoe-load-%d.gguf", folder, (int)getpid());
+    snprintf(bad_path, sizeof bad_path, "%s/xmoe-load-%d-bad.gguf", folder, (int)getpid());
+    if (xmoe_random_model_write(good_path, &shape, NULL, NULL, &error) == XMOE_OK)
+        return 0;
+    fprintf(stderr, "%s\n", error.message);
+    return -1;
+}
+
+static int remove_models(void **state)
+{
+    (void)state;
+    unlink(good_path);
+    unlink(bad_path);
+    return 0;
+}
+
+static xmoe_status load(const char *path, xmoe_model **model, xmoe_error *error)
+{
+    const xmoe_model_options options = {.threads = 1};
+    *error = (xmoe_error){0};
+    return xmoe_model_load(path, &options, model, error);
+}
+
+static xmoe_model *load_good(void)
+{
+    xmoe_model *model;
+    xmoe_error error;
+    if (load(good_path, &model, &error) != XMOE_OK)
+        fail_msg("%s", error.message);
+    return model;
+}
+
+/* --- edits of the good file ------------------------------------------------------------------- */
+
+typedef enum { KEEP, DROP, AS_U32, AS_F32, AS_STRING } key_edit;
+
+typedef struct {
+    const char *key;
+    key_edit edit;
+    double number;
+    const char *text;
+    const char *expected; /* in the message, besides the key; NULL: only the key */
+    bool other;           /* the message names something else than the key */
+} key_case;
+
+typedef struct {
+    const char *name;             /* tensor to be changed; NULL: none */
+    bool drop;                    /* or: */
+    int dimension;                /* this dimension */
+    int64_t change;               /* grows by this */
+    const xm_weight_traits *type; /* NULL: as it is */
+    const char *extra;            /* a tensor to be added at the end; NULL: none */
+} tensor_edit;
+
+static void write_edited_key(xm_gguf_writer *writer, const key_case *edit)
+{
+    if (edit->edit == AS_U32)
+        xm_gguf_writer_u32(writer, edit->key, (uint32_t)edit->number);
+    if (edit->edit == AS_F32)
+        xm_gguf_writer_f32(writer, edit->key, (float)edit->number);
+    if (edit->edit == AS_STRING)
+        xm_gguf_writer_string(writer, edit->key, edit->text);
+}
+
+/* Describes (bytes NULL) or writes zeros for all tensors under the edit. */
+static void put_tensors(xm_gguf_writer *writer, const xm_gguf *from, const tensor_edit *edit,
+                        bool describe)
+{
+    static const uint64_t extra_shape[1] = {4};
+    for (uint64_t i = 0; i < xm_gguf_tensor_count(from); i++) {
+        const xm_gguf_tensor *tensor = xm_gguf_tensor_at(from, i);
+        uint64_t dimensions[4];
+        const xm_weight_traits *traits = tensor->traits;
+        char name[80];
+        snprintf(name, sizeof name, "%.*s", (int)tensor->name.length, tensor->name.data);
+        memcpy(dimensions, tensor->shape, sizeof dimensions);
+        bool chosen = edit->name != NULL && strcmp(name, edit->name) == 0;
+        if (chosen && edit->drop)
+            continue;
+        if (chosen && edit->type != NULL)
+            traits = edit->type;
+        if (chosen)
+            dimensions[edit->dimension] += (uint64_t)edit->change;
+        if (describe) {
+            xm_gguf_writer_tensor(writer, name, traits->type, tensor->dimensions, dimensions);
+            continue;
+        }
+        size_t elements = dimensions[0] * dimensions[1] * dimensions[2];
+        size_t bytes = elements / traits->block_elements * traits->block_bytes;
+        void *zeros = calloc(bytes, 1);
+        xm_gguf_writer_data(writer, zeros, bytes);
+        free(zeros);
+    }
+    if (edit->extra != NULL && describe)
+        xm_gguf_writer_tensor(writer, edit->extra, XM_TYPE_F32, 1, extra_shape);
+    if (edit->extra != NULL && !describe)
+        xm_gguf_writer_data(writer, (const float[4]){0}, 4 * sizeof(float));
+}
+
+static void write_bad_model(const key_case *key, const tensor_edit *tensor)
+{
+    static const tensor_edit no_edit = {0};
+    xm_gguf *from;
+    xm_gguf_writer *writer;
+    xmoe_error error;
+    const char *skip[] = {key != NULL ? key->key : NULL, NULL};
+    assert_int_equal(xm_gguf_open(good_path, &from, &error), XMOE_OK);
+    assert_int_equal(xm_gguf_writer_create(bad_path, &writer, &error), XMOE_OK);
+    xm_gguf_writer_copy_keys(writer, from, skip);
+    if (key != NULL)
+        write_edited_key(writer, key);
+    put_tensors(writer, from, tensor != NULL ? tensor : &no_edit, true);
+    xm_gguf_writer_begin(writer);
+    put_tensors(writer, from, tensor != NULL ? tensor : &no_edit, false);
+    if (xm_gguf_writer_finish(writer, &error) != XMOE_OK)
+        fail_msg("%s", error.message);
+    xm_gguf_close(from);
+}
+
+static void assert_refused(const char *first, const char *second)
+{
+    xmoe_model *model = (xmoe_model *)&shape; /* must become NULL */
+    xmoe_error error;
+    xmoe_status status = load(bad_path, &model, &error);
+    if (status == XMOE_OK)
+        fail_msg("a model with a wrong %s was loaded", first);
+    assert_null(model);
+    assert_int_equal(status, error.status);
+    if (strstr(error.message, first) == NULL || strstr(error.message, second) == NULL)
+        fail_msg("\"%s\" does not name \"%s\" and \"%s\"", error.message, first, second);
+}
+
+/* --- keys ------------------------------------------------------------------------------------- */
+
+static const key_case key_cases[] = {
+    {"general.architecture", DROP, 0, NULL, "missing", false},
+    {"general.architecture", AS_STRING, 0, "llama", "llama", false},
+    {"general.architecture", AS_U32, 1, NULL, "expected string", false},
+    {"general.name", AS_U32, 1, NULL, "expected string", false},
+    {"xmoe.context_length", DROP, 0, NULL, "missing", false},
+    {"xmoe.context_length", AS_STRING, 0, "48", "expected u32", false},
+    {"xmoe.context_length", AS_U32, 0, NULL, "is 0, expected 1 to 1048576", false},
+    {"xmoe.context_length", AS_U32, 4294967295.0, NULL, "is 4294967295", false},
+    {"xmoe.context_length", AS_U32, 47, NULL, "position_embd.weight", true},
+    {"xmoe.embedding_length", DROP, 0, NULL, "missing", false},
+    {"xmoe.embedding_length", AS_F32, 64, NULL, "expected u32", false},
+    {"xmoe.embedding_length", AS_U32, 0, NULL, "is 0", false},
+    {"xmoe.embedding_length", AS_U32, 65537, NULL, "is 65537", false},
+    {"xmoe.embedding_length", AS_U32, 32, NULL, "has shape [64, 290], expected [32, 290]", true},
+    {"xmoe.block_count", DROP, 0, NULL, "missing", false},
+    {"xmoe.block_count", AS_U32, 0, NULL, "is 0", false},
+    {"xmoe.block_count", AS_U32, 257, NULL, "is 257, expected 1 to 256", false},
+    {"xmoe.block_count", AS_U32, 3, NULL, "tensor 'blk.3.", true},
+    {"xmoe.block_count", AS_U32, 5, NULL, "tensor 'blk.4.attn_norm.weight' is missing", true},
+    {"xmoe.attention.head_count", DROP, 0, NULL, "missing", false},
+    {"xmoe.attention.head_count", AS_U32, 0, NULL, "is 0", false},
+    {"xmoe.attention.head_count", AS_U32, 65, NULL, "is 65", false},
+    {"xmoe.attention.head_count", AS_U32, 5, NULL, "does not divide", false},
+    {"xmoe.attention.layer_norm_epsilon", DROP, 0, NULL, "missing", false},
+    {"xmoe.attention.layer_norm_epsilon", AS_U32, 1, NULL, "expected f32", false},
+    {"xmoe.attention.layer_norm_epsilon", AS_F32, 0, NULL, "between", false},
+    {"xmoe.attention.layer_norm_epsilon", AS_F32, (double)NAN, NULL, "between", false},
+    {"xmoe.feed_forward_length", DROP, 0, NULL, "missing", false},
+    {"xmoe.feed_forward_length", AS_U32, 0, NULL, "is 0", false},
+    {"xmoe.feed_forward_length", AS_U32, 64, NULL, "'blk.0.ffn_up.weight'", true},
+    {"xmoe.expert_count", DROP, 0, NULL, "missing", false},
+    {"xmoe.expert_count", AS_U32, 0, NULL, "is 0", false},
+    {"xmoe.expert_count", AS_U32, 1025, NULL, "is 1025, expected 1 to 1024", false},
+    {"xmoe.expert_count", AS_U32, 7, NULL, "'blk.1.ffn_gate_inp.weight'", true},
+    {"xmoe.expert_feed_forward_length", DROP, 0, NULL, "missing", false},
+    {"xmoe.expert_feed_forward_length", AS_U32, 0, NULL, "is 0", false},
+    {"xmoe.expert_feed_forward_length", AS_U32, 64, NULL, "'blk.1.ffn_up_exps.weight'", true},
+    {"xmoe.router.type", AS_STRING, 0, "hash", "is 'hash', expected threshold, top_k or dense",
+     false},
+    {"xmoe.router.type", AS_STRING, 0, "", "is ''", false},
+    {"xmoe.router.type", AS_STRING, 0, "a router type with a very long name", "is 'a router",
+     false},
+    {"xmoe.router.type", AS_U32, 1, NULL, "expected string", false},
+    {"xmoe.router.type", AS_STRING, 0, "top_k", "xmoe.expert_used_count", true},
+    {"xmoe.router.threshold", DROP, 0, NULL, "missing", false},
+    {"xmoe.router.threshold", AS_F32, 0, NULL, "is 0", false},
+    {"xmoe.router.threshold", AS_F32, 1.5, NULL, "is 1.5", false},
+    {"xmoe.router.threshold", AS_F32, (double)NAN, NULL, "nan", false},
+    {"xmoe.router.threshold", AS_U32, 1, NULL, "expected f32", false},
+    {"xmoe.router.normalize", AS_F32, 1, NULL, "expected bool", false},
+    {"xmoe.expert_used_count", AS_U32, 7, NULL, "is 7, expected 1 to 6", false},
+    {"tokenizer.ggml.model", DROP, 0, NULL, "missing", false},
+    {"tokenizer.ggml.tokens", DROP, 0, NULL, "missing", false},
+    {"tokenizer.ggml.eos_token_id", AS_U32, 290, NULL, "290", false},
+};
+
+static void wrong_keys_are_named(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof key_cases / sizeof *key_cases; i++) {
+        const key_case *edit = &key_cases[i];
+        write_bad_model(edit, NULL);
+        assert_refused(edit->other ? "" : edit->key, edit->expected);
+    }
+}
+
+static void absent_router_type_means_threshold(void **state)
+{
+    (void)state;
+    const key_case edit = {.key = "xmoe.router.type", .edit = DROP};
+    xmoe_model *model;
+    xmoe_error error;
+    write_bad_model(&edit, NULL);
+    assert_int_equal(load(bad_path, &model, &error), XMOE_OK);
+    assert_int_equal(model->info.router.type, XMOE_ROUTER_THRESHOLD);
+    assert_float_equal(model->info.router.threshold, 0.75, 0.0);
+    xmoe_model_free(model);
+}
+
+/* --- tensors ---------------------------------------------------------------------------------- */
+
+static bool is_gate(const char *name)
+{
+    return strstr(name, "ffn_gate_inp") != NULL;
+}
+
+/* Every tensor in turn: missing, of another shape, of another type. */
+static void wrong_tensors_are_named(void **state)
+{
+    (void)state;
+    xm_gguf *file;
+    assert_int_equal(xm_gguf_open(good_path, &file, NULL), XMOE_OK);
+    for (uint64_t i = 0; i < xm_gguf_tensor_count(file); i++) {
+        const xm_gguf_tensor *tensor = xm_gguf_tensor_at(file, i);
+        char name[80];
+        snprintf(name, sizeof name, "%.*s", (int)tensor->name.length, tensor->name.data);
+        bool is_f32 = tensor->traits->type == XM_TYPE_F32;
+
+        if (strcmp(name, "output.weight") != 0) { /* without it, outputs are tied: below */
+            write_bad_model(NULL, &(tensor_edit){.name = name, .drop = true});
+            assert_refused(is_gate(name) ? "ffn_up.weight" : name, "is missing");
+        }
+        for (int dimension = 0; dimension < tensor->dimensions; dimension++) {
+            int64_t block = dimension == 0 ? 32 : 1;
+            write_bad_model(NULL,
+                            &(tensor_edit){.name = name, .dimension = dimension, .change = block});
+            assert_refused(name, "has shape");
+        }
+        if (is_f32 && strcmp(name, "position_embd.weight") != 0) {
+            const xm_weight_traits *f16 = xm_weight_traits_of(XM_TYPE_F16);
+            write_bad_model(NULL, &(tensor_edit){.name = name, .type = f16});
+            assert_refused(name, "has type F16, expected F32");
+        }
+    }
+    xm_gguf_close(file);
+}
+
+static void unknown_tensors_are_refused(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"blk.0.attn_rot.weight", "blk.4.attn_norm.weight",
+                                        "blk.1.ffn_up.weight", "rope_freqs.weight"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        write_bad_model(NULL, &(tensor_edit){.extra = names[i]});
+        assert_refused(names[i], "not part of");
+    }
+}
+
+static void absent_output_is_tied(void **state)
+{
+    (void)state;
+    xmoe_model *model;
+    xmoe_error error;
+    write_bad_model(NULL, &(tensor_edit){.name = "output.weight", .drop = true});
+    assert_int_equal(load(bad_path, &model, &error), XMOE_OK);
+    assert_ptr_equal(model->output.data, model->token_embedding.data);
+    xmoe_model_free(model);
+}
+
+/* Position embeddings of any type become F32; matrices may each have a type of their own. */
+static void types_may_be_mixed(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"position_embd.weight", "blk.0.ffn_up.weight",
+                                        "blk.1.ffn_down_exps.weight", "output.weight"};
+    size_t types;
+    const xm_weight_traits *traits = xm_weight_traits_all(&types);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        for (size_t t = 0; t < types; t++) {
+            xmoe_model *model;
+            xmoe_error error;
+            write_bad_model(NULL, &(tensor_edit){.name = names[i], .type = &traits[t]});
+            if (load(bad_path, &model, &error) != XMOE_OK)
+                fail_msg("%s", error.message);
+            xmoe_model_free(model);
+        }
+}
+
+/* --- bytes ------------------------------------------------------------------------------------ */
+
+static uint8_t *read_file(const char *path, size_t *size)
+{
+    FILE *stream = fopen(path, "rb");
+    assert_non_null(stream);
+    fseek(stream, 0, SEEK_END);
+    *size = (size_t)ftell(stream);
+    rewind(stream);
+    uint8_t *bytes = malloc(*size);
+    assert_non_null(bytes);
+    assert_int_equal(fread(bytes, 1, *size, stream), *size);
+    fclose(stream);
+    return bytes;
+}
+
+static void write_file(const char *path, const uint8_t *bytes, size_t size)
+{
+    FILE *stream = fopen(path, "wb");
+    assert_non_null(stream);
+    assert_int_equal(fwrite(bytes, 1, size, stream), size);
+    fclose(stream);
+}
+
+static uint8_t *find_bytes(uint8_t *bytes, size_t size, const char *text)
+{
+    uint8_t *found = memmem(bytes, size, text, strlen(text));
+    assert_non_null(found);
+    return found;
+}
+
+static void doubled_tensor_is_named(void **state)
+{
+    (void)state;
+    size_t size;
+    uint8_t *bytes = read_file(good_path, &size);
+    memcpy(find_bytes(bytes, size, "blk.2.attn_norm.bias"), "blk.0.attn_norm.bias", 20);
+    write_file(bad_path, bytes, size);
+    free(bytes);
+    assert_refused("blk.0.attn_norm.bias", "");
+}
+
+static void unread_type_is_named(void **state)
+{
+    (void)state;
+    const char *name = "blk.0.attn_output.weight";
+    const uint32_t q4_k = 12;
+    size_t size;
+    uint8_t *bytes = read_file(good_path, &size);
+    /* After the name: number of dimensions, two of them, type. */
+    memcpy(find_bytes(bytes, size, name) + strlen(name) + 4 + 16, &q4_k, sizeof q4_k);
+    write_file(bad_path, bytes, size);
+    free(bytes);
+    assert_refused(name, "");
+}
+
+/* Bytes of the header flipped at random: the file is refused with a message or loaded; nothing else
+ * (the sanitizers watch). */
+static void flipped_bytes_do_no_harm(void **state)
+{
+    (void)state;
+    size_t size, refused = 0;
+    uint8_t *bytes = read_file(good_path, &size);
+    size_t header = (size_t)(find_bytes(bytes, size, "output.weight") - bytes) + 64;
+    for (uint64_t round = 0; round < 1500; round++) {
+        uint8_t old[3];
+        size_t at[3];
+        xmoe_model *model;
+        xmoe_error error;
+        for (uint64_t i = 0; i < 3; i++) {
+            at[i] = (size_t)(xm_random_bits(1, round, 2 * i) % header);
+            old[i] = bytes[at[i]];
+            bytes[at[i]] ^= (uint8_t)(1 + xm_random_bits(1, round, 2 * i + 1) % 255);
+        }
+        write_file(bad_path, bytes, size);
+        if (load(bad_path, &model, &error) == XMOE_OK) {
+            xmoe_model_free(model);
+        } else {
+            refused++;
+            assert_true(error.message[0] != '\0');
+            assert_null(model);
+        }
+        for (int i = 2; i >= 0; i--)
+            bytes[at[i]] = old[i];
+    }
+    free(bytes);
+    assert_true(refused > 500);
+}
+
+/* --- what a model says ------------------------------------------------------------------------ */
+
+static void info_describes_the_file(void **state)
+{
+    (void)state;
+    xmoe_model *model = load_good();
+    const xmoe_model_info *info = xmoe_model_get_info(model);
+    const uint64_t d = 64, ff = 96, eff = 32, experts = 6, vocabulary = 290, context = 48;
+    const uint64_t attention = 4 * d * d + 4 * d + 4 * d, dense = 2 * d * ff + ff + d;
+    const uint64_t expert = 2 * d * eff + eff + d;
+    const uint64_t all = 2 * vocabulary * d + context * d + 2 * d + 4 * attention + 2 * dense +
+                         2 * (experts * expert + experts * d);
+    const uint64_t expert_bytes = 2 * d * eff / 32 * 34 + 4 * (eff + d);
+    assert_string_equal(info->architecture, "xmoe");
+    assert_string_equal(info->name, "random");
+    assert_string_equal(info->license, "");
+    assert_string_equal(info->quantization, "Q8_0");
+    assert_null(info->chat_template);
+    assert_int_equal(info->context_length, context);
+    assert_int_equal(info->head_length, 16);
+    assert_int_equal(info->moe_layer_count, 2);
+    assert_int_equal(info->vocabulary_size, vocabulary);
+    assert_int_equal(info->eos_token, 256);
+    assert_int_equal(info->parameter_count, all);
+    assert_int_equal(info->expert_bytes, expert_bytes);
+    uint64_t tables = vocabulary * d / 32 * 34 + context * d * 4;
+    uint64_t looked_up = d / 32 * 34 + d * 4;
+    assert_int_equal(info->shared_bytes,
+                     info->weight_bytes - 2 * experts * expert_bytes - tables + looked_up);
+    assert_false(xmoe_model_layer_is_moe(model, 0));
+    assert_true(xmoe_model_layer_is_moe(model, 3));
+    assert_false(xmoe_model_layer_is_moe(model, 4));
+    assert_false(xmoe_model_layer_is_moe(model, -1));
+    xmoe_model_free(model);
+}
+
+/* A file without general.name goes by its own; text that is not UTF-8 becomes so. */
+static void names_are_text(void **state)
+{
+    (void)state;
+    xmoe_model *model;
+    xmoe_error error;
+    write_bad_model(&(key_case){.key = "general.name", .edit = DROP}, NULL);
+    assert_int_equal(load(bad_path, &model, &error), XMOE_OK);
+    assert_non_null(strstr(bad_path, model->info.name));
+    assert_null(strchr(model->info.name, '/'));
+    assert_null(strstr(model->info.name, ".gguf"));
+    xmoe_model_free(model);
+    write_bad_model(&(key_case){.key = "general.name", .edit = AS_STRING, .text = "a\xff z"}, NULL);
+    assert_int_equal(load(bad_path, &model, &error), XMOE_OK);
+    assert_string_equal(model->info.name, "a\xef\xbf\xbd z");
+    xmoe_model_free(model);
+}
+
+static void embeddings_are_those_of_the_file(void **state)
+{
+    (void)state;
+    xmoe_model *model = load_good();
+    xm_gguf *file;
+    assert_int_equal(xm_gguf_open(good_path, &file, NULL), XMOE_OK);
+    const xm_gguf_tensor *tensor = xm_gguf_find_tensor(file, "token_embd.weight");
+    const uint8_t *rows = tensor->data;
+    for (int32_t row = 0; row < 290; row += 17) {
+        float expected[64], found[64];
+        tensor->traits->to_f32(rows + (size_t)row * 68, expected, 64);
+        xm_unpack_row(&model->token_embedding, row, found);
+        assert_memory_equal(found, expected, sizeof found);
+    }
+    xm_gguf_close(file);
+    xmoe_model_free(model);
+}
+
+static void routing_is_checked(void **state)
+{
+    (void)state;
+    xmoe_model *model = load_good();
+    const struct {
+        xmoe_router router;
+        const char *parameter; /* NULL: fine */
+    } cases[] = {
+        {{.type = XMOE_ROUTER_THRESHOLD, .threshold = 1.0f, .min_experts = 1}, NULL},
+        {{.type = XMOE_ROUTER_THRESHOLD, .threshold = 0.0f, .min_experts = 1}, "threshold"},
+        {{.type = XMOE_ROUTER_THRESHOLD, .threshold = 1.1f, .min_experts = 1}, "threshold"},
+        {{.type = XMOE_ROUTER_THRESHOLD, .threshold = NAN, .min_experts = 1}, "threshold"},
+        {{.type = XMOE_ROUTER_TOP_K, .top_k = 99, .min_experts = 1}, NULL},
+        {{.type = XMOE_ROUTER_TOP_K, .top_k = 0, .min_experts = 1}, "top_k"},
+        {{.type = XMOE_ROUTER_DENSE, .min_experts = 0}, "min_experts"},
+        {{.type = XMOE_ROUTER_DENSE, .min_experts = 7}, "min_experts"},
+        {{.type = XMOE_ROUTER_DENSE, .min_experts = 2, .max_experts = 1}, "max_experts"},
+        {{.type = XMOE_ROUTER_DENSE, .min_experts = 2, .max_experts = -1}, "max_experts"},
+        {{.type = XMOE_ROUTER_DENSE, .min_experts = 2, .max_experts = 99}, NULL},
+        {{.type = (xmoe_router_type)9, .min_experts = 1}, "layers"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        xmoe_routing routing;
+        xmoe_error error = {0};
+        xmoe_model_default_routing(model, &routing);
+        assert_int_equal(routing.layer_count, 4);
+        assert_int_equal(xmoe_routing_check(model, &routing, &error), XMOE_OK);
+        routing.layers[0] = cases[i].router; /* not a MoE layer: not looked at */
+        assert_int_equal(xmoe_routing_check(model, &routing, &error), XMOE_OK);
+        routing.layers[3] = cases[i].router;
+        xmoe_status status = xmoe_routing_check(model, &routing, &error);
+        assert_int_equal(status, cases[i].parameter == NULL ? XMOE_OK : XMOE_ERROR_ARGUMENT);
+        if (cases[i].parameter != NULL)
+            assert_string_equal(error.parameter, cases[i].parameter);
+    }
+    xmoe_routing routing;
+    xmoe_error error;
+    xmoe_model_default_routing(model, &routing);
+    routing.layer_count = 3;
+    assert_int_equal(xmoe_routing_check(model, &routing, &error), XMOE_ERROR_ARGUMENT);
+    assert_string_equal(error.parameter, "layers");
+    xmoe_model_free(model);
+}
+
+static void router_types_have_names(void **state)
+{
+    (void)state;
+    for (int i = XMOE_ROUTER_THRESHOLD; i <= XMOE_ROUTER_DENSE; i++) {
+        xmoe_router_type type;
+        assert_true(xmoe_router_type_parse(xmoe_router_type_name((xmoe_router_type)i), &type));
+        assert_int_equal(type, i);
+    }
+    xmoe_router_type type = XMOE_ROUTER_DENSE;
+    assert_null(xmoe_router_type_name((xmoe_router_type)3));
+    assert_false(xmoe_router_type_parse("sigmoid", &type));
+    assert_int_equal(type, XMOE_ROUTER_DENSE);
+    assert_string_equal(xmoe_version(), "0.1.0");
+}
+
+static void any_text_becomes_tokens_and_back(void **state)
+{
+    (void)state;
+    xmoe_model *model = load_good();
+    const char text[] = "the cab \xff\x01 \xe4\xbd\xa0<|endoftext|>";
+    int32_t *tokens;
+    size_t count, length = 0;
+    char back[64];
+    assert_int_equal(xmoe_tokenize(model, text, sizeof text - 1, true, &tokens, &count, NULL), 0);
+    for (size_t i = 0; i < count; i++) {
+        size_t piece;
+        const char *bytes = xmoe_token_bytes(model, tokens[i], &piece);
+        memcpy(back + length, bytes, piece);
+        length += piece;
+    }
+    assert_int_equal(length, sizeof text - 1);
+    assert_memory_equal(back, text, length);
+    assert_int_equal(tokens[count - 1], 256);
+    assert_true(xmoe_token_is_special(model, 256));
+    assert_false(xmoe_token_is_special(model, 97));
+    assert_true(count < length - 13); /* merges were used */
+    free(tokens);
+    xmoe_model_free(model);
+}
+
+/* --- options and lack of memory --------------------------------------------------------------- */
+
+typedef struct {
+    uint64_t last, total;
+    int calls, stop_at;
+} progress_log;
+
+static bool log_progress(void *context, const char *what, uint64_t done, uint64_t total)
+{
+    progress_log *log = context;
+    assert_non_null(what);
+    assert_true(done >= log->last && done <= total);
+    log->last = done;
+    log->total = total;
+    return ++log->calls != log->stop_at;
+}
+
+static void progress_is_told_and_obeyed(void **state)
+{
+    (void)state;
+    progress_log log = {0};
+    xmoe_model *model;
+    xmoe_error error;
+    xmoe_model_options options = {.progress = log_progress, .progress_context = &log};
+    assert_int_equal(xmoe_model_load(good_path, &options, &model, NULL), XMOE_OK);
+    assert_int_equal(log.last, log.total);
+    assert_int_equal(log.total, model->info.weight_bytes);
+    xmoe_model_free(model);
+    log = (progress_log){.stop_at = 1};
+    assert_int_equal(xmoe_model_load(good_path, &options, &model, &error), XMOE_ERROR_ARGUMENT);
+    assert_null(model);
+}
+
+static void options_are_checked(void **state)
+{
+    (void)state;
+    xmoe_model *model;
+    xmoe_error error;
+    const xmoe_model_options options = {.isa = "mmx"};
+    assert_int_equal(xmoe_model_load(good_path, &options, &model, &error), XMOE_ERROR_ARGUMENT);
+    assert_int_equal(load("/nowhere/model.gguf", &model, &error), XMOE_ERROR_IO);
+    assert_non_null(strstr(error.message, "/nowhere/model.gguf"));
+}
+
+/* Each allocation of a load fails once; the load says so and leaves nothing behind. */
+static void lack_of_memory_is_reported(void **state)
+{
+    (void)state;
+    const xmoe_model_options options = {.threads = 2};
+    int32_t failures = 0;
+    for (xmoe_status status = XMOE_ERROR_MEMORY; status != XMOE_OK; failures++) {
+        xmoe_model *model;
+        xmoe_error error = {0};
+        xm_memory_fail_after(failures);
+        status = xmoe_model_load(good_path, &options, &model, &error);
+        xm_memory_fail_after(-1);
+        if (status != XMOE_OK && status != XMOE_ERROR_MEMORY)
+            fail_msg("allocation %d: %s", failures, error.message);
+        assert_true((model != NULL) == (status == XMOE_OK));
+        xmoe_model_free(model);
+    }
+    assert_true(failures > 20);
+}
+
+/* --- random models ---------------------------------------------------------------------------- */
+
+static void random_models_are_reproducible(void **state)
+{
+    (void)state;
+    size_t size, other_size;
+    uint8_t *bytes = read_file(good_path, &size);
+    assert_int_equal(xmoe_random_model_write(bad_path, &shape, NULL, NULL, NULL), XMOE_OK);
+    uint8_t *other = read_file(bad_path, &other_size);
+    assert_int_equal(size, other_size);
+    assert_memory_equal(bytes, other, size);
+    free(other);
+    xmoe_random_model seeded = shape;
+    seeded.seed++;
+    assert_int_equal(xmoe_random_model_write(bad_path, &seeded, NULL, NULL, NULL), XMOE_OK);
+    other = read_file(bad_path, &other_size);
+    assert_int_equal(size, other_size);
+    assert_memory_not_equal(bytes, other, size);
+    free(other);
+    free(bytes);
+}
+
+static void random_model_shapes_are_checked(void **state)
+{
+    (void)state;
+    xmoe_error error;
+    xmoe_random_model wrong;
+#define ASSERT_WRONG(field, value, name)                                                           \
+    wrong = shape;                                                                                 \
+    wrong.field = value;                                                                           \
+    unlink(bad_path);                                                                              \
+    assert_int_equal(xmoe_random_model_write(bad_path, &wrong, NULL, NULL, &error),                \
+                     XMOE_ERROR_ARGUMENT);                                                         \
+    assert_string_equal(error.parameter, name);                                                    \
+    assert_int_equal(access(bad_path, F_OK), -1)
+    ASSERT_WRONG(context_length, 0, "context_length");
+    ASSERT_WRONG(embedding_length, 48, "embedding_length");
+    ASSERT_WRONG(embedding_length, -64, "embedding_length");
+    ASSERT_WRONG(layer_count, 257, "layer_count");
+    ASSERT_WRONG(head_count, 3, "head_count");
+    ASSERT_WRONG(head_count, 0, "head_count");
+    ASSERT_WRONG(feed_forward_length, 33, "feed_forward_length");
+    ASSERT_WRONG(expert_count, 1025, "expert_count");
+    ASSERT_WRONG(expert_feed_forward_length, 8, "expert_feed_forward_length");
+    ASSERT_WRONG(vocabulary_size, 256, "vocabulary_size");
+    ASSERT_WRONG(moe_every, -1, "moe_every");
+    ASSERT_WRONG(router.threshold, 0.0f, "threshold");
+    ASSERT_WRONG(router.type, (xmoe_router_type)7, "router");
+    ASSERT_WRONG(router_spread, NAN, "router_spread");
+    ASSERT_WRONG(type, "Q5_1", "type");
+    ASSERT_WRONG(type, NULL, "type");
+#undef ASSERT_WRONG
+    progress_log log = {.stop_at = 2};
+    assert_int_equal(xmoe_random_model_write(bad_path, &shape, log_progress, &log, &error),
+                     XMOE_ERROR_ARGUMENT);
+    assert_int_equal(access(bad_path, F_OK), -1);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(wrong_keys_are_named),
+        cmocka_unit_test(absent_router_type_means_threshold),
+        cmocka_unit_test(wrong_tensors_are_named),
+        cmocka_unit_test(unknown_tensors_are_refused),
+        cmocka_unit_test(absent_output_is_tied),
+        cmocka_unit_test(types_may_be_mixed),
+        cmocka_unit_test(doubled_tensor_is_named),
+        cmocka_unit_test(unread_type_is_named),
+        cmocka_unit_test(flipped_bytes_do_no_harm),
+        cmocka_unit_test(info_describes_the_file),
+        cmocka_unit_test(names_are_text),
+        cmocka_unit_test(embeddings_are_those_of_the_file),
+        cmocka_unit_test(routing_is_checked),
+        cmocka_unit_test(router_types_have_names),
+        cmocka_unit_test(any_text_becomes_tokens_and_back),
+        cmocka_unit_test(progress_is_told_and_obeyed),
+        cmocka_unit_test(options_are_checked),
+        cmocka_unit_test(lack_of_memory_is_reported),
+        cmocka_unit_test(random_models_are_reproducible),
+        cmocka_unit_test(random_model_shapes_are_checked),
+    };
+    return cmocka_run_group_tests(tests, write_good_model, remove_models);
+}
