@@ -342,19 +342,19 @@ static xmoe_status fill_merges(xm_bpe *bpe, const xm_string *merges, size_t coun
                                xmoe_error *error)
 {
     size_t slots = slots_for(count), longest = 0;
+    bpe->pair_slots = xm_calloc(slots, sizeof *bpe->pair_slots);
+    bpe->results = xm_calloc(count, sizeof *bpe->results);
+    if (bpe->pair_slots == NULL || bpe->results == NULL)
+        return xm_fail_memory(error, "merges", slots * sizeof *bpe->pair_slots);
+    bpe->pair_mask = slots - 1;
+    for (size_t i = 0; i < slots; i++)
+        bpe->pair_slots[i].rank = NO_RANK;
     for (size_t i = 0; i < count; i++)
         longest = merges[i].length > longest ? merges[i].length : longest;
     char *bytes = xm_calloc(longest, 1);
-    bpe->pair_slots = xm_calloc(slots, sizeof *bpe->pair_slots);
-    bpe->results = xm_calloc(count, sizeof *bpe->results);
+    if (bytes == NULL)
+        return xm_fail_memory(error, "merges", longest);
     xmoe_status status = XMOE_OK;
-    if (bytes == NULL || bpe->pair_slots == NULL || bpe->results == NULL)
-        status = xm_fail_memory(error, "merges", slots * sizeof *bpe->pair_slots);
-    if (status == XMOE_OK) {
-        bpe->pair_mask = slots - 1;
-        for (size_t i = 0; i < slots; i++)
-            bpe->pair_slots[i].rank = NO_RANK;
-    }
     for (size_t i = 0; i < count && status == XMOE_OK; i++)
         status = add_merge(bpe, merges[i], i, bytes, error);
     xm_free(bytes);

@@ -1,6 +1,7 @@
 /*
- * gguf_file.h - the inside of xm_gguf, shared by the files that parse it (gguf_read.c), read its
- * keys (gguf_keys.c) and show it to tools (gguf_public.c). Nobody else includes this.
+ * gguf_file.h - the inside of xm_gguf, shared by the files that parse it (gguf_read.c), find names
+ * (gguf_names.c), read its keys (gguf_keys.c) and show it to tools (gguf_public.c). Nobody else
+ * includes this.
  */
 #ifndef XM_FORMAT_GGUF_FILE_H
 #define XM_FORMAT_GGUF_FILE_H
@@ -11,8 +12,14 @@ enum { XM_GGUF_VALUE_TYPES = XM_GGUF_F64 + 1 };
 
 #define XM_GGUF_DEFAULT_ALIGNMENT 32
 
+/* A row of an index of names. */
 typedef struct {
-    xm_string name; /* first: by_name sorts keys and tensors alike; NUL-terminated */
+    xm_string name;
+    size_t index;
+} xm_gguf_name;
+
+typedef struct {
+    xm_string name; /* NUL-terminated */
     xm_gguf_value_type type;
     xm_gguf_value_type element; /* arrays: type of the elements; else the type itself */
     uint64_t count;             /* arrays: elements; else 1 */
@@ -23,20 +30,23 @@ typedef struct {
 
 struct xmoe_gguf {
     char *path;
-    const uint8_t *base; /* the map */
+    void *map;
+    const uint8_t *base; /* of the map */
     size_t size;
     uint64_t data_start; /* of tensor data, from the start of the file */
     uint64_t key_count;
     xm_gguf_key *keys; /* in file order */
     uint64_t tensor_count;
     xm_gguf_tensor *tensors; /* in file order */
-    /* Pointers to the name fields of keys and tensors, sorted by name: finds duplicates and looks
-     * names up in log n, whatever names a hostile file chooses. */
-    const xm_string **keys_by_name;
-    const xm_string **tensors_by_name;
+    /* All names, sorted: finds duplicates and looks names up in log n, whatever names a hostile
+     * file chooses. */
+    xm_gguf_name *keys_by_name;
+    xm_gguf_name *tensors_by_name;
     char *names; /* all names, each with a NUL */
 };
 
+/* Gives all names NULs and makes both indices; refuses names that occur twice. */
+xmoe_status xm_gguf_index_names(xm_gguf *file, xmoe_error *error);
 /* NULL if absent. */
 const xm_gguf_key *xm_gguf_find_key(const xm_gguf *file, const char *name);
 
@@ -45,6 +55,8 @@ const char *xm_gguf_value_type_name(uint32_t type);
 /* Bytes of one value; 0 for strings and arrays. */
 size_t xm_gguf_value_size(xm_gguf_value_type type);
 
+/* Bytes of a name in a message, at most, NUL included. */
+enum { XM_GGUF_SHOWN = 80 };
 /* Copies text for a message: control characters become '?', a long text ends in "...". */
 void xm_gguf_printable(const char *text, size_t length, char *out, size_t capacity);
 

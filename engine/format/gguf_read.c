@@ -30,7 +30,6 @@ enum {
     TENSOR_NAME_MAX = 64,
     ALIGNMENT_MIN = 8,
     ALIGNMENT_MAX = 1 << 20,
-    SHOWN = 80, /* bytes of a name in a message */
 };
 
 /* What is being read, for messages. */
@@ -62,7 +61,7 @@ void xm_gguf_printable(const char *text, size_t length, char *out, size_t capaci
 /* "path: tensor 3 'name': problem" */
 static xmoe_status fail_format(const cursor *at, const char *problem)
 {
-    char name[SHOWN];
+    char name[XM_GGUF_SHOWN];
     xm_gguf_printable(at->name.data, at->name.length, name, sizeof name);
     return xm_fail(at->error, XMOE_ERROR_FORMAT, "%.200s: %s %llu%s%s%s: %s", at->file->path,
                    at->kind, (unsigned long long)at->index, at->name.length > 0 ? " '" : "", name,
@@ -301,103 +300,44 @@ static xmoe_status place_tensor(const cursor *at, uint64_t alignment, xm_gguf_te
     return XMOE_OK;
 }
 
-static int compare_offsets(const void *a, const void *b)
+/* The bytes [start, end) of the file that a tensor's data take. */
+typedef struct {
+    uint64_t start, end;
+    xm_string name;
+} extent;
+
+static int compare_extents(const void *a, const void *b)
 {
-    const xm_gguf_tensor *x = *(const xm_gguf_tensor *const *)a;
-    const xm_gguf_tensor *y = *(const xm_gguf_tensor *const *)b;
-    return x->offset < y->offset ? -1 : x->offset > y->offset;
+    const extent *x = a, *y = b;
+    return x->start < y->start ? -1 : x->start > y->start;
 }
 
 static xmoe_status check_overlap(const xm_gguf *file, xmoe_error *error)
 {
-    const xm_gguf_tensor **sorted = xm_calloc((size_t)file->tensor_count, sizeof *sorted);
-    if (sorted == NULL)
-        return xm_fail_memory(error, "tensor table", (size_t)file->tensor_count * sizeof *sorted);
-    for (uint64_t i = 0; i < file->tensor_count; i++)
-        sorted[i] = &file->tensors[i];
-    qsort(sorted, (size_t)file->tensor_count, sizeof *sorted, compare_offsets);
+    size_t count = (size_t)file->tensor_count;
+    extent *extents = xm_calloc(count, sizeof *extents);
+    if (extents == NULL)
+        return xm_fail_memory(error, "tensor table", count * sizeof *extents);
+    for (size_t i = 0; i < count; i++) {
+        const xm_gguf_tensor *tensor = &file->tensors[i];
+        uint64_t bytes = tensor->bytes > 0 ? tensor->bytes : 1; /* unknown type: something */
+        extents[i] = (extent){tensor->offset, tensor->offset + bytes, tensor->name};
+    }
+    qsort(extents, count, sizeof *extents, compare_extents);
     xmoe_status status = XMOE_OK;
-    for (uint64_t i = 1; i < file->tensor_count && status == XMOE_OK; i++) {
-        const xm_gguf_tensor *before = sorted[i - 1];
-        uint64_t bytes = before->bytes > 0 ? before->bytes : 1; /* unknown type: something */
-        if (before->offset + bytes > sorted[i]->offset) {
-            char first[SHOWN], second[SHOWN];
-            xm_gguf_printable(before->name.data, before->name.length, first, sizeof first);
-            xm_gguf_printable(sorted[i]->name.data, sorted[i]->name.length, second, sizeof second);
-            status = xm_fail(error, XMOE_ERROR_FORMAT,
-                             "%.200s: the data of tensors '%s' and '%s' overlap", file->path, first,
-                             second);
-        }
+    for (size_t i = 1; i < count && status == XMOE_OK; i++) {
+        const extent *before = &extents[i - 1], *after = &extents[i];
+        if (before->end <= after->start)
+            continue;
+        char first[XM_GGUF_SHOWN], second[XM_GGUF_SHOWN];
+        xm_gguf_printable(before->name.data, before->name.length, first, sizeof first);
+        xm_gguf_printable(after->name.data, after->name.length, second, sizeof second);
+        status =
+            xm_fail(error, XMOE_ERROR_FORMAT, "%.200s: the data of tensors '%s' and '%s' overlap",
+                    file->path, first, second);
     }
-    xm_free(sorted);
+    xm_free(extents);
     return status;
-}
-
-/* --- names ------------------------------------------------------------------------------------ */
-
-static int compare_strings(const xm_string *a, const xm_string *b)
-{
-    size_t shorter = a->length < b->length ? a->length : b->length;
-    int order = memcmp(a->data, b->data, shorter);
-    if (order != 0)
-        return order;
-    return a->length < b->length ? -1 : a->length > b->length;
-}
-
-static int compare_names(const void *a, const void *b)
-{
-    return compare_strings(*(const xm_string *const *)a, *(const xm_string *const *)b);
-}
-
-/* Sorts count names, the first fields of the rows of a table, and refuses equal ones. */
-static xmoe_status sort_names(const xm_gguf *file, const char *kind, const void *table,
-                              size_t row_bytes, uint64_t count, const xm_string ***sorted,
-                              xmoe_error *error)
-{
-    *sorted = xm_calloc((size_t)count, sizeof **sorted);
-    if (*sorted == NULL)
-        return xm_fail_memory(error, "name table", (size_t)count * sizeof **sorted);
-    for (size_t i = 0; i < count; i++)
-        (*sorted)[i] = (const xm_string *)((const char *)table + i * row_bytes);
-    qsort(*sorted, (size_t)count, sizeof **sorted, compare_names);
-    for (size_t i = 1; i < count; i++)
-        if (compare_strings((*sorted)[i - 1], (*sorted)[i]) == 0) {
-            char name[SHOWN];
-            xm_gguf_printable((*sorted)[i]->data, (*sorted)[i]->length, name, sizeof name);
-            return xm_fail(error, XMOE_ERROR_FORMAT, "%.200s: %s '%s' occurs twice", file->path,
-                           kind, name);
-        }
-    return XMOE_OK;
-}
-
-static const xm_string *find_name(const xm_string *const *sorted, uint64_t count, const char *name)
-{
-    xm_string wanted = {name, strlen(name)};
-    const xm_string *key = &wanted;
-    const xm_string *const *found =
-        bsearch(&key, sorted, (size_t)count, sizeof *sorted, compare_names);
-    return found != NULL ? *found : NULL;
-}
-
-/* Gives every name a copy that ends in NUL. The copies are no longer than the file. */
-static xmoe_status copy_names(xm_gguf *file, xmoe_error *error)
-{
-    size_t total = 0;
-    for (uint64_t i = 0; i < file->key_count; i++)
-        total += file->keys[i].name.length + 1;
-    for (uint64_t i = 0; i < file->tensor_count; i++)
-        total += file->tensors[i].name.length + 1;
-    char *next = file->names = xm_calloc(total, 1);
-    if (next == NULL)
-        return xm_fail_memory(error, "names", total);
-    for (uint64_t i = 0; i < file->key_count + file->tensor_count; i++) {
-        xm_string *name =
-            i < file->key_count ? &file->keys[i].name : &file->tensors[i - file->key_count].name;
-        memcpy(next, name->data, name->length);
-        name->data = next;
-        next += name->length + 1;
-    }
-    return XMOE_OK;
 }
 
 /* --- the file --------------------------------------------------------------------------------- */
@@ -424,6 +364,7 @@ static xmoe_status map_file(xm_gguf *file, xmoe_error *error)
             status =
                 xm_fail(error, XMOE_ERROR_IO, "cannot map %.200s: %s", file->path, strerror(errno));
         } else {
+            file->map = map;
             file->base = map;
             file->size = (size_t)about.st_size;
         }
@@ -488,18 +429,6 @@ static xmoe_status read_tables(cursor *at, xm_gguf *file)
     return status;
 }
 
-static xmoe_status index_names(xm_gguf *file, xmoe_error *error)
-{
-    xmoe_status status = copy_names(file, error);
-    if (status == XMOE_OK)
-        status = sort_names(file, "key", file->keys, sizeof *file->keys, file->key_count,
-                            &file->keys_by_name, error);
-    if (status == XMOE_OK)
-        status = sort_names(file, "tensor", file->tensors, sizeof *file->tensors,
-                            file->tensor_count, &file->tensors_by_name, error);
-    return status;
-}
-
 /* Finds the data section, which starts at the next aligned position, and every tensor in it. */
 static xmoe_status place_tensors(cursor *at, xm_gguf *file)
 {
@@ -521,27 +450,33 @@ static xmoe_status place_tensors(cursor *at, xm_gguf *file)
     return status;
 }
 
+static xmoe_status read_mapped(xm_gguf *file, xmoe_error *error)
+{
+    cursor at = {.file = file, .kind = "header", .error = error};
+    xmoe_status status = read_tables(&at, file);
+    if (status == XMOE_OK)
+        status = xm_gguf_index_names(file, error);
+    if (status == XMOE_OK)
+        status = place_tensors(&at, file);
+    if (status == XMOE_OK)
+        status = check_overlap(file, error);
+    return status;
+}
+
 xmoe_status xm_gguf_open(const char *path, xm_gguf **file_out, xmoe_error *error)
 {
     *file_out = NULL;
     xm_gguf *file = xm_calloc(1, sizeof *file);
     if (file == NULL)
         return xm_fail_memory(error, "GGUF file", sizeof *file);
-    xmoe_status status = XMOE_OK;
+    xmoe_status status;
     file->path = xm_strdup(path);
     if (file->path == NULL)
         status = xm_fail_memory(error, "path", strlen(path) + 1);
-    if (status == XMOE_OK)
+    else
         status = map_file(file, error);
-    cursor at = {.file = file, .kind = "header", .error = error};
-    if (status == XMOE_OK)
-        status = read_tables(&at, file);
-    if (status == XMOE_OK)
-        status = index_names(file, error);
-    if (status == XMOE_OK)
-        status = place_tensors(&at, file);
-    if (status == XMOE_OK)
-        status = check_overlap(file, error);
+    if (file->map != NULL)
+        status = read_mapped(file, error);
     if (status != XMOE_OK) {
         xm_gguf_close(file);
         return status;
@@ -554,8 +489,8 @@ void xm_gguf_close(xm_gguf *file)
 {
     if (file == NULL)
         return;
-    if (file->base != NULL)
-        munmap((void *)(uintptr_t)file->base, file->size);
+    if (file->map != NULL)
+        munmap(file->map, file->size);
     xm_free(file->keys);
     xm_free(file->tensors);
     xm_free(file->keys_by_name);
@@ -568,16 +503,6 @@ void xm_gguf_close(xm_gguf *file)
 const char *xm_gguf_path(const xm_gguf *file)
 {
     return file->path;
-}
-
-const xm_gguf_key *xm_gguf_find_key(const xm_gguf *file, const char *name)
-{
-    return (const xm_gguf_key *)find_name(file->keys_by_name, file->key_count, name);
-}
-
-const xm_gguf_tensor *xm_gguf_find_tensor(const xm_gguf *file, const char *name)
-{
-    return (const xm_gguf_tensor *)find_name(file->tensors_by_name, file->tensor_count, name);
 }
 
 uint64_t xm_gguf_tensor_count(const xm_gguf *file)
