@@ -224,14 +224,11 @@ evaluate() {
     run 0 eval --quiet --model "$model" --json "$@"
 }
 counts() {
-    # Separators and one newline per document are not text; all else is.
+    # Separator lines are not text; all else is.
     bytes=$(python3 - "$work" <<'PYTHON'
 import sys
-total = 0
-for name in "ab":
-    for part in open(f"{sys.argv[1]}/{name}.txt", "rb").read().split(b"\n<|endoftext|>\n"):
-        total += len(part.removeprefix(b"<|endoftext|>\n").removesuffix(b"\n"))
-print(total)
+lines = [l for f in "ab" for l in open(f"{sys.argv[1]}/{f}.txt", "rb")]
+print(sum(len(l) for l in lines if l != b"<|endoftext|>\n"))
 PYTHON
     ) &&
         evaluate "$work/a.txt" "$work/b.txt" &&

@@ -86,9 +86,6 @@ static bool add_text(document_list *list, const xmoe_model *model, const char *t
     while (text < end && (limit == 0 || added < limit)) {
         const char *after;
         const char *stop = find_separator(text, end, &after);
-        if (stop > text && stop[-1] == '\n') {
-            stop--;
-        }
         if (stop > text) {
             if (!add_document(list, model, text, (size_t)(stop - text), file)) {
                 return false;

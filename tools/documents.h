@@ -1,9 +1,9 @@
 /*
  * documents.h - text files as documents and tokens, for xmoe-eval and xmoe-bench.
  *
- * Documents of a file are separated by lines that hold only <|endoftext|>. One newline at the end
- * of a document belongs to the separator (or to the end of the file), not to the text. Empty
- * documents are left out. All other bytes of the file are text that must be predicted.
+ * Documents of a file are separated by lines that hold only <|endoftext|>. All bytes but those of
+ * the separator lines are text that must be predicted, the newline before a separator line
+ * included: the trainer cuts its text the same way. Empty documents are left out.
  */
 #ifndef XMOE_TOOLS_DOCUMENTS_H
 #define XMOE_TOOLS_DOCUMENTS_H

@@ -448,10 +448,10 @@ int main(int argc, char **argv)
         .description =
             "Measures how well a model predicts text files (-: stdin): loss in nats per token, "
             "bits per\nbyte, perplexity, speed, and which experts worked. Lines <|endoftext|> "
-            "separate documents;\nthey and the newline before them are not counted, every other "
-            "byte is. A document's first\ntoken is predicted from the begin-of-text token. Long "
-            "documents are cut into overlapping\nwindows; each token is counted once, with at "
-            "least window - stride tokens before it.",
+            "separate documents;\nthey are neither predicted nor counted, every other byte is. A "
+            "document's first token is\npredicted from the begin-of-text token. Long documents are "
+            "cut into overlapping windows;\neach token is counted once, with at least window - "
+            "stride tokens before it.",
         .examples = "  xmoe-eval test.txt\n"
                     "  xmoe-eval --thresholds 0.3,0.5,0.7,0.9,1 --csv en.txt fr.txt > curve.csv\n"
                     "  xzcat test.txt.xz | xmoe-eval --documents 20 --expert-usage -\n",
