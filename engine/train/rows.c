@@ -38,13 +38,15 @@ XM_INLINE float add_lanes(const lanes *sums)
     return v[0];
 }
 
-/* exp for finite x: 2^n * e^r, |r| <= ln(2)/2, Taylor to r^7: relative error below 2e-7. */
+/* exp: 2^n * e^r, |r| <= ln(2)/2, Taylor to r^7: relative error below 2e-7 for -87 <= x <= 88,
+ * beyond which it stays at the end's value. NaN and infinities give NaN, so that they are not lost.
+ */
 XM_INLINE float exp_approximation(float x)
 {
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 88.0f ? 88.0f : x;
-    float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* 1.5 * 2^23: rounds to nearest */
-    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;   /* ln(2) in two parts */
+    float y = x > -87.0f ? x : -87.0f; /* NaN too: it must not become an integer */
+    y = y < 88.0f ? y : 88.0f;
+    float n = (y * 1.44269504f + 12582912.0f) - 12582912.0f; /* 1.5 * 2^23: rounds to nearest */
+    float r = (y - n * 0.693359375f) + n * 2.12194440e-4f;   /* ln(2) in two parts */
     float p = 1.0f / 5040;
     p = p * r + 1.0f / 720;
     p = p * r + 1.0f / 120;
@@ -53,10 +55,10 @@ XM_INLINE float exp_approximation(float x)
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    int32_t exponent = ((int32_t)n + 127) << 23;
+    uint32_t exponent = (uint32_t)((int32_t)n + 127) << 23;
     float power;
     memcpy(&power, &exponent, sizeof power);
-    return p * power;
+    return p * power + (x - x);
 }
 
 /* Square root of x >= 0: the well-known first guess of 1/sqrt(x) from the bits, three Newton steps

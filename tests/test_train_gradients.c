@@ -1,0 +1,493 @@
+/*
+ * test_train_gradients.c - loss and gradients of the trainer against a reference written here: the
+ * whole network, its capacity limit and its auxiliary losses in double, one token at a time, with
+ * central differences in place of a backward pass. Read the reference from train_loss() down.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "base/memory.h"
+#include "base/random.h"
+#include "train/pass.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SEQUENCES = 2,
+    LENGTH = 10,
+    ROWS = SEQUENCES * LENGTH,
+    WIDTH = 16,
+    HEADS = 2,
+    HIDDEN = 24, /* dense FFN */
+    EXPERTS = 6,
+    EXPERT_HIDDEN = 8,
+    VOCABULARY = 300,
+    MAX_HIDDEN = 24,
+    CHECKED = 6 /* elements of each tensor */
+};
+
+typedef struct {
+    const xm_network *network;
+    xm_pass_options options;
+    int32_t tokens[ROWS], targets[ROWS];
+} batch_problem;
+
+/* --- the reference ---------------------------------------------------------------------------- */
+
+static void layer_norm(const double *x, const double *weight, const double *bias, double epsilon,
+                       double *y)
+{
+    double mean = 0, variance = 0;
+    for (int i = 0; i < WIDTH; i++)
+        mean += x[i] / WIDTH;
+    for (int i = 0; i < WIDTH; i++)
+        variance += (x[i] - mean) * (x[i] - mean) / WIDTH;
+    for (int i = 0; i < WIDTH; i++)
+        y[i] = (x[i] - mean) / sqrt(variance + epsilon) * weight[i] + bias[i];
+}
+
+/* y = w x + b, w: [out][in] */
+static void linear(const double *w, const double *b, const double *x, int out, int in, double *y)
+{
+    for (int o = 0; o < out; o++) {
+        y[o] = b == NULL ? 0 : b[o];
+        for (int i = 0; i < in; i++)
+            y[o] += w[o * in + i] * x[i];
+    }
+}
+
+static double gelu(double x)
+{
+    return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
+static void feed_forward(const double *up, const double *up_bias, const double *down,
+                         const double *down_bias, int hidden, const double *h, double *y)
+{
+    double a[MAX_HIDDEN];
+    linear(up, up_bias, h, hidden, WIDTH, a);
+    for (int i = 0; i < hidden; i++)
+        a[i] = gelu(a[i]);
+    linear(down, down_bias, a, WIDTH, hidden, y);
+}
+
+/* qkv: [LENGTH][3 * WIDTH] of one sequence; the attended values of position t. */
+static void attend(const double (*qkv)[3 * WIDTH], int t, double *out)
+{
+    const int size = WIDTH / HEADS;
+    for (int head = 0; head < HEADS; head++) {
+        double score[LENGTH], sum = 0;
+        for (int s = 0; s <= t; s++) {
+            double dot = 0;
+            for (int i = 0; i < size; i++)
+                dot += qkv[t][head * size + i] * qkv[s][WIDTH + head * size + i];
+            score[s] = exp(dot / sqrt(size));
+            sum += score[s];
+        }
+        for (int i = 0; i < size; i++) {
+            out[head * size + i] = 0;
+            for (int s = 0; s <= t; s++)
+                out[head * size + i] += score[s] / sum * qkv[s][2 * WIDTH + head * size + i];
+        }
+    }
+}
+
+typedef struct {
+    double p[ROWS][EXPERTS];
+    int rank[ROWS][EXPERTS]; /* rank of the expert in the row's order, from 1; 0: not chosen */
+    bool kept[ROWS][EXPERTS];
+} routing;
+
+static void choose(const xm_network_shape *s, const double *p, int *rank)
+{
+    double before = 0;
+    memset(rank, 0, EXPERTS * sizeof *rank);
+    for (int r = 1; r <= EXPERTS; r++) {
+        bool take =
+            s->router == XMOE_ROUTER_DENSE || (s->router == XMOE_ROUTER_TOP_K && r <= s->top_k) ||
+            (s->router == XMOE_ROUTER_THRESHOLD && (r == 1 || before < (double)s->threshold));
+        if (!take)
+            break;
+        int best = -1;
+        for (int e = 0; e < EXPERTS; e++)
+            if (rank[e] == 0 && (best < 0 || p[e] > p[best]))
+                best = e;
+        rank[best] = r;
+        before += p[best];
+    }
+}
+
+/* Each expert keeps those of its rows for which fewer than capacity others come first. */
+static void limit(routing *r, int capacity)
+{
+    for (int e = 0; e < EXPERTS; e++)
+        for (int row = 0; row < ROWS; row++) {
+            int first = 0;
+            for (int other = 0; other < ROWS; other++)
+                first += r->rank[other][e] > 0 &&
+                         (r->rank[other][e] < r->rank[row][e] ||
+                          (r->rank[other][e] == r->rank[row][e] && r->p[other][e] > r->p[row][e]));
+            r->kept[row][e] = r->rank[row][e] > 0 && first < capacity;
+        }
+}
+
+static double auxiliary(const batch_problem *problem, const routing *r)
+{
+    double balance = 0, entropy = 0;
+    for (int e = 0; e < EXPERTS; e++) {
+        double mean = 0, top = 0;
+        for (int row = 0; row < ROWS; row++) {
+            mean += r->p[row][e] / ROWS;
+            bool best = true;
+            for (int other = 0; other < EXPERTS; other++)
+                best = best && r->p[row][other] <= r->p[row][e];
+            top += best ? 1.0 / ROWS : 0;
+            entropy -= r->p[row][e] * log(r->p[row][e]) / ROWS;
+        }
+        balance += EXPERTS * mean * top;
+    }
+    return (double)problem->options.balance_weight * balance +
+           (double)problem->options.entropy_weight * entropy;
+}
+
+/* x += MoE(norm(x)) for all rows; returns the weighted auxiliary losses. */
+static double moe_block(const batch_problem *problem, const double *w, const xm_block_offsets *o,
+                        double (*x)[WIDTH])
+{
+    const xm_network_shape *s = &problem->network->shape;
+    static routing r;
+    double h[ROWS][WIDTH];
+    for (int row = 0; row < ROWS; row++) {
+        layer_norm(x[row], w + o->ffn_norm_weight, w + o->ffn_norm_bias, (double)s->epsilon,
+                   h[row]);
+        linear(w + o->router_weight, NULL, h[row], EXPERTS, WIDTH, r.p[row]);
+        double sum = 0;
+        for (int e = 0; e < EXPERTS; e++)
+            sum += exp(r.p[row][e]);
+        for (int e = 0; e < EXPERTS; e++)
+            r.p[row][e] = exp(r.p[row][e]) / sum;
+        choose(s, r.p[row], r.rank[row]);
+    }
+    double factor = (double)problem->options.capacity_factor;
+    double wanted = ceil((double)ROWS / EXPERTS * factor);
+    int capacity = factor <= 0 ? ROWS : (int)fmax(wanted, problem->options.min_capacity);
+    limit(&r, capacity);
+    for (int row = 0; row < ROWS; row++)
+        for (int e = 0; e < EXPERTS; e++) {
+            if (!r.kept[row][e])
+                continue;
+            double y[WIDTH];
+            feed_forward(w + o->up_weight + (size_t)e * EXPERT_HIDDEN * WIDTH,
+                         w + o->up_bias + (size_t)e * EXPERT_HIDDEN,
+                         w + o->down_weight + (size_t)e * WIDTH * EXPERT_HIDDEN,
+                         w + o->down_bias + (size_t)e * WIDTH, EXPERT_HIDDEN, h[row], y);
+            for (int i = 0; i < WIDTH; i++)
+                x[row][i] += r.p[row][e] * y[i];
+        }
+    return auxiliary(problem, &r);
+}
+
+static void attention_block(const batch_problem *problem, const double *w,
+                            const xm_block_offsets *o, double (*x)[WIDTH])
+{
+    double epsilon = (double)problem->network->shape.epsilon;
+    for (int sequence = 0; sequence < SEQUENCES; sequence++) {
+        double qkv[LENGTH][3 * WIDTH], h[WIDTH], attended[WIDTH], y[WIDTH];
+        for (int t = 0; t < LENGTH; t++) {
+            layer_norm(x[sequence * LENGTH + t], w + o->attn_norm_weight, w + o->attn_norm_bias,
+                       epsilon, h);
+            linear(w + o->attn_qkv_weight, w + o->attn_qkv_bias, h, 3 * WIDTH, WIDTH, qkv[t]);
+        }
+        for (int t = 0; t < LENGTH; t++) {
+            attend((const double(*)[3 * WIDTH]) qkv, t, attended);
+            linear(w + o->attn_output_weight, w + o->attn_output_bias, attended, WIDTH, WIDTH, y);
+            for (int i = 0; i < WIDTH; i++)
+                x[sequence * LENGTH + t][i] += y[i];
+        }
+    }
+}
+
+static double cross_entropy(const double *w, const double *h, int target)
+{
+    double sum = 0, wanted = 0;
+    for (int v = 0; v < VOCABULARY; v++) {
+        double logit = 0;
+        for (int i = 0; i < WIDTH; i++)
+            logit += w[v * WIDTH + i] * h[i];
+        sum += exp(logit);
+        if (v == target)
+            wanted = logit;
+    }
+    return log(sum) - wanted;
+}
+
+/* The loss that the trainer differentiates; *plain (may be NULL): without auxiliary losses. */
+static double train_loss(const batch_problem *problem, const double *w, double *plain)
+{
+    const xm_network *network = problem->network;
+    double x[ROWS][WIDTH], h[WIDTH], extra = 0, loss = 0;
+    for (int row = 0; row < ROWS; row++)
+        for (int i = 0; i < WIDTH; i++)
+            x[row][i] = w[network->token_embedding + (size_t)(problem->tokens[row] * WIDTH + i)] +
+                        w[network->position_embedding + (size_t)(row % LENGTH * WIDTH + i)];
+    for (int block = 0; block < network->shape.blocks; block++) {
+        const xm_block_offsets *o = &network->blocks[block];
+        attention_block(problem, w, o, x);
+        if (o->moe) {
+            extra += moe_block(problem, w, o, x);
+            continue;
+        }
+        for (int row = 0; row < ROWS; row++) {
+            double y[WIDTH];
+            layer_norm(x[row], w + o->ffn_norm_weight, w + o->ffn_norm_bias,
+                       (double)network->shape.epsilon, h);
+            feed_forward(w + o->up_weight, w + o->up_bias, w + o->down_weight, w + o->down_bias,
+                         HIDDEN, h, y);
+            for (int i = 0; i < WIDTH; i++)
+                x[row][i] += y[i];
+        }
+    }
+    int counted = 0;
+    for (int row = 0; row < ROWS; row++) {
+        if (problem->targets[row] < 0)
+            continue;
+        layer_norm(x[row], w + network->output_norm_weight, w + network->output_norm_bias,
+                   (double)network->shape.epsilon, h);
+        loss += cross_entropy(w + network->token_embedding, h, problem->targets[row]);
+        counted++;
+    }
+    if (plain != NULL)
+        *plain = loss / counted;
+    return loss / counted + extra;
+}
+
+/* --- the comparison --------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *name;
+    xmoe_router_type router;
+    float threshold, capacity_factor, entropy_weight;
+    bool drops; /* the capacity limit must bite */
+} variant;
+
+static xm_network *make_network(const variant *v)
+{
+    const xm_network_shape shape = {.vocabulary = VOCABULARY,
+                                    .context = LENGTH,
+                                    .width = WIDTH,
+                                    .blocks = 2,
+                                    .heads = HEADS,
+                                    .feed_forward = HIDDEN,
+                                    .experts = EXPERTS,
+                                    .expert_feed_forward = EXPERT_HIDDEN,
+                                    .moe_every = 2,
+                                    .epsilon = 1e-5f,
+                                    .router = v->router,
+                                    .threshold = v->threshold,
+                                    .top_k = 2,
+                                    .init_std = 0.2f,
+                                    .router_std = 1.5f};
+    xm_network *network = NULL;
+    xmoe_error error;
+    if (xm_network_create(&shape, &network, &error) != XMOE_OK)
+        fail_msg("%s", error.message);
+    return network;
+}
+
+/* Central difference of the reference in one parameter. */
+static double difference(const batch_problem *problem, double *w, size_t index)
+{
+    const double h = 1e-6, kept = w[index];
+    w[index] = kept + h;
+    double above = train_loss(problem, w, NULL);
+    w[index] = kept - h;
+    double below = train_loss(problem, w, NULL);
+    w[index] = kept;
+    return (above - below) / (2 * h);
+}
+
+static void check_parameter(const batch_problem *problem, const variant *v, const xm_parameter *p,
+                            double *w, const float *gradients)
+{
+    double largest = 0;
+    size_t largest_at = 0;
+    for (size_t i = 0; i < p->count; i++)
+        if (fabs((double)gradients[p->offset + i]) > largest) {
+            largest = fabs((double)gradients[p->offset + i]);
+            largest_at = i;
+        }
+    assert_true(largest > 0);
+    for (size_t i = 0; i < CHECKED; i++) {
+        size_t at = i == 0 ? largest_at : xm_random_bits(7, p->offset, i) % p->count;
+        double expected = difference(problem, w, p->offset + at);
+        double found = (double)gradients[p->offset + at];
+        if (fabs(found - expected) > 1e-3 * fabs(expected) + 1e-4 * largest)
+            fail_msg("%s: gradient of %s[%zu] is %.8g, reference %.8g", v->name, p->name, at, found,
+                     expected);
+    }
+}
+
+static void check_variant(const variant *v)
+{
+    xm_network *network = make_network(v);
+    batch_problem problem = {.network = network,
+                             .options = {.sequences = SEQUENCES,
+                                         .length = LENGTH,
+                                         .capacity_factor = v->capacity_factor,
+                                         .min_capacity = 2,
+                                         .balance_weight = 0.05f,
+                                         .entropy_weight = v->entropy_weight,
+                                         .training = true}};
+    for (int row = 0; row < ROWS; row++) {
+        problem.tokens[row] = (int32_t)(xm_random_bits(3, 1, (uint64_t)row) % VOCABULARY);
+        problem.targets[row] = (int32_t)(xm_random_bits(3, 2, (uint64_t)row) % VOCABULARY);
+    }
+    problem.targets[4] = -1;
+    float *parameters = xm_calloc_aligned(network->total, sizeof(float));
+    float *gradients = xm_calloc_aligned(network->total, sizeof(float));
+    double *w = calloc(network->total, sizeof *w);
+    xm_pool *pool = NULL;
+    xm_pass *pass = NULL;
+    assert_int_equal(xm_pool_create(2, &pool, NULL), XMOE_OK);
+    assert_int_equal(xm_pass_create(network, pool, &problem.options, &pass, NULL), XMOE_OK);
+    xm_network_init(network, 5, parameters);
+    for (size_t i = 0; i < network->total; i++) { /* biases and norms off their start */
+        parameters[i] += 0.05f * (float)xm_random_normal(11, 0, i);
+        w[i] = (double)parameters[i];
+    }
+    xm_pass_result result;
+    xm_pass_run(pass, parameters, problem.tokens, problem.targets, gradients, &result);
+    double plain;
+    (void)train_loss(&problem, w, &plain);
+    assert_true(fabs(result.loss - plain) < 1e-5 * plain);
+    assert_int_equal(result.tokens, ROWS - 1);
+    assert_true(v->drops == (result.dropped > 0.05));
+    for (int32_t i = 0; i < network->parameter_count; i++)
+        check_parameter(&problem, v, &network->parameters[i], w, gradients);
+    xm_pass_free(pass);
+    xm_pool_free(pool);
+    xm_network_free(network);
+    xm_free(parameters);
+    xm_free(gradients);
+    free(w);
+}
+
+static void test_threshold(void **state)
+{
+    (void)state;
+    check_variant(&(variant){"threshold", XMOE_ROUTER_THRESHOLD, 0.7f, 8, 0, false});
+}
+
+static void test_threshold_one(void **state)
+{
+    (void)state;
+    check_variant(&(variant){"threshold 1", XMOE_ROUTER_THRESHOLD, 1.0f, 0, 0, false});
+}
+
+static void test_capacity(void **state)
+{
+    (void)state;
+    check_variant(&(variant){"capacity", XMOE_ROUTER_THRESHOLD, 0.8f, 0.9f, 0, true});
+}
+
+static void test_entropy(void **state)
+{
+    (void)state;
+    check_variant(&(variant){"entropy", XMOE_ROUTER_THRESHOLD, 0.7f, 1.0f, 0.1f, true});
+}
+
+static void test_top_k(void **state)
+{
+    (void)state;
+    check_variant(&(variant){"top_k", XMOE_ROUTER_TOP_K, 0.5f, 0, 0, false});
+}
+
+static void test_dense(void **state)
+{
+    (void)state;
+    check_variant(&(variant){"dense", XMOE_ROUTER_DENSE, 0.5f, 0, 0, false});
+}
+
+/* Gradients add up, and a pass that cannot train gives the same losses, at any number of threads.
+ */
+static void test_same_to_the_bit(void **state)
+{
+    (void)state;
+    const variant v = {"bits", XMOE_ROUTER_THRESHOLD, 0.8f, 0, 0, false};
+    xm_network *network = make_network(&v);
+    float *parameters = xm_calloc_aligned(network->total, sizeof(float));
+    xm_network_init(network, 5, parameters);
+    int32_t tokens[ROWS], targets[ROWS];
+    for (int row = 0; row < ROWS; row++)
+        tokens[row] = targets[row] = row * 7 % VOCABULARY;
+    float *gradients[3], losses[3][ROWS];
+    for (int run = 0; run < 3; run++) {
+        const xm_pass_options options = {
+            .sequences = SEQUENCES, .length = LENGTH, .training = run < 2};
+        xm_pool *pool = NULL;
+        xm_pass *pass = NULL;
+        xm_pass_result result;
+        gradients[run] = xm_calloc_aligned(network->total, sizeof(float));
+        assert_int_equal(xm_pool_create(run == 0 ? 1 : 3, &pool, NULL), XMOE_OK);
+        assert_int_equal(xm_pass_create(network, pool, &options, &pass, NULL), XMOE_OK);
+        xm_pass_run(pass, parameters, tokens, targets, run < 2 ? gradients[run] : NULL, &result);
+        memcpy(losses[run], xm_pass_losses(pass), sizeof losses[run]);
+        xm_pass_free(pass);
+        xm_pool_free(pool);
+    }
+    assert_memory_equal(losses[0], losses[1], sizeof losses[0]);
+    assert_memory_equal(losses[0], losses[2], sizeof losses[0]);
+    assert_memory_equal(gradients[0], gradients[1], network->total * sizeof(float));
+    for (int run = 0; run < 3; run++)
+        xm_free(gradients[run]);
+    xm_free(parameters);
+    xm_network_free(network);
+}
+
+static void test_bad_shapes(void **state)
+{
+    (void)state;
+    xm_network_shape shape = {.vocabulary = VOCABULARY,
+                              .context = LENGTH,
+                              .width = WIDTH,
+                              .blocks = 2,
+                              .heads = 3, /* 16 is no multiple */
+                              .feed_forward = HIDDEN,
+                              .experts = EXPERTS,
+                              .expert_feed_forward = EXPERT_HIDDEN,
+                              .moe_every = 2,
+                              .epsilon = 1e-5f,
+                              .threshold = 0.9f,
+                              .top_k = 2,
+                              .init_std = 0.02f};
+    xm_network *network = NULL;
+    xmoe_error error;
+    assert_int_equal(xm_network_create(&shape, &network, &error), XMOE_ERROR_ARGUMENT);
+    assert_string_equal(error.parameter, "heads");
+    assert_null(network);
+    shape.heads = 2;
+    shape.threshold = 1.5f;
+    assert_int_equal(xm_network_create(&shape, &network, &error), XMOE_ERROR_ARGUMENT);
+    assert_string_equal(error.parameter, "threshold");
+    shape.threshold = 0.9f;
+    shape.vocabulary = 100;
+    assert_int_equal(xm_network_create(&shape, &network, &error), XMOE_ERROR_ARGUMENT);
+    assert_string_equal(error.parameter, "vocabulary");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_threshold),       cmocka_unit_test(test_threshold_one),
+        cmocka_unit_test(test_capacity),        cmocka_unit_test(test_entropy),
+        cmocka_unit_test(test_top_k),           cmocka_unit_test(test_dense),
+        cmocka_unit_test(test_same_to_the_bit), cmocka_unit_test(test_bad_shapes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,340 @@
+/*
+ * test_train_run.c - a whole training run on toy text: the loss falls, a resumed run goes on bit
+ * for bit at any number of threads, files that do not belong are refused, and a run that diverges
+ * says where. Works in a temporary directory.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "base/memory.h"
+#include "train/run.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static char directory[] = "/tmp/xmoe-test-train-XXXXXX";
+
+static void path_of(char path[256], const char *name)
+{
+    snprintf(path, 256, "%s/%s", directory, name);
+}
+
+static void write_text(const char *name, const char *const *sentences, int count, int repeats)
+{
+    char path[256];
+    path_of(path, name);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    for (int i = 0; i < repeats; i++)
+        fprintf(file, "%s %s\n%s", sentences[i % count], sentences[i * i % count],
+                i % 5 == 4 ? "<|endoftext|>\n" : "");
+    fclose(file);
+}
+
+static const char *const prose[] = {"The cat sat on the mat.", "A dog ran over the hill.",
+                                    "The sun rose over the sea.", "They sat and ran."};
+static const char *const source[] = {"int a = 1;", "if (a > 2) return;", "for (;;) a = a + 1;"};
+
+static int set_up(void **state)
+{
+    (void)state;
+    if (mkdtemp(directory) == NULL)
+        return -1;
+    write_text("prose.train.txt", prose, 4, 300);
+    write_text("prose.valid.txt", prose, 4, 40);
+    write_text("source.train.txt", source, 3, 200);
+    write_text("source.valid.txt", source, 3, 30);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    char command[256];
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    return system(command);
+}
+
+/* A run: corpus, pool, trainer. */
+typedef struct {
+    xm_pool *pool;
+    xm_corpus corpus;
+    xm_trainer *trainer;
+} run;
+
+static xm_trainer_options toy_options(void)
+{
+    return (xm_trainer_options){.shape = {.context = 24,
+                                          .width = 32,
+                                          .blocks = 2,
+                                          .heads = 2,
+                                          .feed_forward = 64,
+                                          .experts = 6,
+                                          .expert_feed_forward = 16,
+                                          .moe_every = 2,
+                                          .epsilon = 1e-5f,
+                                          .threshold = 0.8f,
+                                          .top_k = 2,
+                                          .init_std = 0.02f,
+                                          .router_std = 1.0f},
+                                .sequences = 4,
+                                .rule = {.peak_rate = 1e-2,
+                                         .final_rate = 1e-3,
+                                         .warmup_steps = 4,
+                                         .total_steps = 40,
+                                         .beta1 = 0.9,
+                                         .beta2 = 0.95,
+                                         .weight_decay = 0.1,
+                                         .clip = 1.0},
+                                .capacity_factor = 2.0f,
+                                .min_capacity = 4,
+                                .balance_weight = 0.01f,
+                                .seed = 9};
+}
+
+/* *r must stay where it is: the trainer points into its corpus. */
+static void start(run *r, const xm_trainer_options *options, int32_t threads)
+{
+    *r = (run){0};
+    const xm_corpus_options corpus = {.data = directory,
+                                      .directory = directory,
+                                      .names = {"prose", "source"},
+                                      .domain_count = 2,
+                                      .vocabulary = 300,
+                                      .sample_bytes = 1 << 20};
+    xmoe_error error = {0};
+    assert_int_equal(xm_pool_create(threads, &r->pool, NULL), XMOE_OK);
+    if (xm_corpus_open(&corpus, r->pool, NULL, NULL, &r->corpus, &error) != XMOE_OK ||
+        xm_trainer_create(options, &r->corpus, r->pool, &r->trainer, &error) != XMOE_OK)
+        fail_msg("%s", error.message);
+}
+
+static void finish(run *r)
+{
+    xm_trainer_free(r->trainer);
+    xm_corpus_free(&r->corpus);
+    xm_pool_free(r->pool);
+}
+
+static double step(run *r, int count)
+{
+    xm_step_report report = {0};
+    xmoe_error error;
+    for (int i = 0; i < count; i++)
+        if (xm_trainer_step(r->trainer, &report, &error) != XMOE_OK)
+            fail_msg("%s", error.message);
+    return report.result.loss;
+}
+
+static void test_loss_falls(void **state)
+{
+    (void)state;
+    const xm_trainer_options options = toy_options();
+    run r;
+    start(&r, &options, 2);
+    xm_evaluation before, after;
+    assert_int_equal(xm_trainer_validate(r.trainer, 0, 0, &before, NULL), XMOE_OK);
+    double first = step(&r, 1), last = step(&r, 39);
+    assert_int_equal(xm_trainer_validate(r.trainer, 0, 0, &after, NULL), XMOE_OK);
+    double uniform = log(xm_vocabulary_size(&r.corpus.vocabulary));
+    assert_true(fabs(first - uniform) < 0.2);
+    assert_true(last < 0.6 * first);
+    assert_true(xm_bits_per_byte(&after) < 0.6 * xm_bits_per_byte(&before));
+    /* Every token but the first is predicted once, every byte of text belongs to one. */
+    assert_int_equal(after.tokens, r.corpus.valid[0].count - 1);
+    assert_int_equal(after.bytes, r.corpus.valid[0].text_bytes);
+    finish(&r);
+}
+
+static void test_resume_to_the_bit(void **state)
+{
+    (void)state;
+    const xm_trainer_options options = toy_options();
+    char path[256];
+    path_of(path, "checkpoint");
+    run whole;
+    start(&whole, &options, 1);
+    (void)step(&whole, 6);
+    run part;
+    start(&part, &options, 2);
+    (void)step(&part, 3);
+    assert_int_equal(xm_trainer_save(part.trainer, path, NULL), XMOE_OK);
+    finish(&part);
+    run rest;
+    start(&rest, &options, 3);
+    assert_int_equal(xm_trainer_load(rest.trainer, path, NULL), XMOE_OK);
+    assert_int_equal(xm_trainer_steps_done(rest.trainer), 3);
+    (void)step(&rest, 3);
+    assert_memory_equal(xm_trainer_parameters(whole.trainer), xm_trainer_parameters(rest.trainer),
+                        xm_trainer_network(whole.trainer)->total * sizeof(float));
+    finish(&whole);
+    finish(&rest);
+}
+
+static void damage(const char *path, long at)
+{
+    FILE *file = fopen(path, "r+b");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, at, SEEK_SET), 0);
+    int byte = fgetc(file);
+    assert_int_equal(fseek(file, at, SEEK_SET), 0);
+    fputc(byte ^ 1, file);
+    fclose(file);
+}
+
+static void test_checkpoints_that_do_not_fit(void **state)
+{
+    (void)state;
+    xm_trainer_options options = toy_options();
+    char path[256];
+    xmoe_error error;
+    path_of(path, "other");
+    run r;
+    start(&r, &options, 1);
+    assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_IO);
+    assert_int_equal(xm_trainer_save(r.trainer, path, NULL), XMOE_OK);
+    finish(&r);
+
+    options.shape.experts = 5;
+    start(&r, &options, 1);
+    assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_FORMAT);
+    assert_non_null(strstr(error.message, "experts 6, this run has 5"));
+    finish(&r);
+
+    options = toy_options();
+    options.seed = 10;
+    start(&r, &options, 1);
+    assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_FORMAT);
+    assert_non_null(strstr(error.message, "seed 9"));
+    finish(&r);
+
+    options = toy_options();
+    start(&r, &options, 1);
+    damage(path, 5000);
+    assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_FORMAT);
+    assert_non_null(strstr(error.message, "damaged"));
+    assert_int_equal(truncate(path, 6000), 0);
+    assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_FORMAT);
+    assert_non_null(strstr(error.message, "ends early"));
+    assert_int_equal(truncate(path, 10), 0);
+    assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_FORMAT);
+    damage(path, 0);
+    finish(&r);
+}
+
+static void test_divergence_stops(void **state)
+{
+    (void)state;
+    xm_trainer_options options = toy_options();
+    options.rule.peak_rate = 1e38;
+    options.rule.warmup_steps = 0;
+    run r;
+    start(&r, &options, 1);
+    xm_step_report report;
+    xmoe_error error = {0};
+    xmoe_status status = XMOE_OK;
+    for (int i = 0; i < 4 && status == XMOE_OK; i++)
+        status = xm_trainer_step(r.trainer, &report, &error);
+    assert_int_equal(status, XMOE_ERROR_INTERNAL);
+    assert_non_null(strstr(error.message, "step "));
+    assert_non_null(strstr(error.message, "not finite"));
+    finish(&r);
+}
+
+static void test_too_little_text(void **state)
+{
+    (void)state;
+    xm_trainer_options options = toy_options();
+    run r;
+    start(&r, &options, 1);
+    options.shape.context = 60000;
+    xm_trainer *trainer = NULL;
+    xmoe_error error;
+    assert_int_equal(xm_trainer_create(&options, &r.corpus, r.pool, &trainer, &error),
+                     XMOE_ERROR_ARGUMENT);
+    assert_string_equal(error.parameter, "context");
+    assert_null(trainer);
+    finish(&r);
+}
+
+/* --- the loop --------------------------------------------------------------------------------- */
+
+typedef struct {
+    int reports, validations, stop_after;
+} listener;
+
+static void on_report(void *context, const xm_run_report *report)
+{
+    listener *heard = context;
+    heard->reports++;
+    heard->validations += report->valid_bits != NULL;
+    assert_true(report->tokens_per_second > 0 && report->mean_active >= 1);
+}
+
+static bool should_stop(void *context)
+{
+    listener *heard = context;
+    return heard->stop_after > 0 && --heard->stop_after == 0;
+}
+
+static int count_lines(const char *path)
+{
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    int lines = 0;
+    for (int c = fgetc(file); c != EOF; c = fgetc(file))
+        lines += c == '\n';
+    fclose(file);
+    return lines;
+}
+
+static void test_loop(void **state)
+{
+    (void)state;
+    const xm_trainer_options options = toy_options();
+    char log[256], checkpoint[256];
+    path_of(log, "log.csv");
+    path_of(checkpoint, "loop");
+    listener heard = {.stop_after = 5};
+    const xm_run_plan plan = {.log_path = log,
+                              .checkpoint_path = checkpoint,
+                              .log_every = 2,
+                              .validate_every = 4,
+                              .validation_windows = 2,
+                              .on_report = on_report,
+                              .should_stop = should_stop,
+                              .context = &heard};
+    run r;
+    start(&r, &options, 2);
+    assert_int_equal(xm_run(r.trainer, &r.corpus, &plan, 10, NULL), XMOE_OK);
+    assert_int_equal(xm_trainer_steps_done(r.trainer), 5); /* stopped, with a checkpoint */
+    assert_int_equal(heard.reports, 3);                    /* steps 2, 4, 5 */
+    finish(&r);
+    start(&r, &options, 2);
+    assert_int_equal(xm_trainer_load(r.trainer, checkpoint, NULL), XMOE_OK);
+    assert_int_equal(xm_run(r.trainer, &r.corpus, &plan, 10, NULL), XMOE_OK);
+    assert_int_equal(xm_trainer_steps_done(r.trainer), 10);
+    assert_int_equal(heard.reports, 6);     /* and 6, 8, 10 */
+    assert_int_equal(heard.validations, 3); /* steps 4, 8 and the last */
+    assert_int_equal(count_lines(log), 7);
+    finish(&r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_loss_falls),
+        cmocka_unit_test(test_resume_to_the_bit),
+        cmocka_unit_test(test_checkpoints_that_do_not_fit),
+        cmocka_unit_test(test_divergence_stops),
+        cmocka_unit_test(test_too_little_text),
+        cmocka_unit_test(test_loop),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
