@@ -10,6 +10,7 @@
 
 #include "format/split.h"
 #include "format/tokenizer.h"
+#include "format/utf8.h"
 
 #include <string.h>
 
@@ -121,12 +122,39 @@ static void test_printable_alphabet(void **state)
             assert_int_equal(xm_printable_to_byte(code_point), -1);
 }
 
+/* Text for messages: whole characters, no control sequences, never more than fits. */
+static void test_printable_text(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *shown; /* in 8 bytes with the NUL */
+    } cases[] = {
+        {"", ""},
+        {"seven77", "seven77"},
+        {"eight888", "eigh..."},
+        {"a\x1b[2J\x7f", "a?[2J?"},
+        {"\xC2\x9B"
+         "0m",
+         "?0m"},
+        {"\xFF\xC3x", "??x"},
+        {"abc\xE2\x82\xAC", "abc\xE2\x82\xAC"},
+        {"ab\xE2\x82\xAC\xE2\x82\xAC", "ab..."},
+        {"abc\xC3\xA9\xC3\xA9\xC3\xA9", "abc..."},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char out[8];
+        xm_utf8_printable(cases[i].text, strlen(cases[i].text), out, sizeof out);
+        assert_string_equal(out, cases[i].shown);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stream),
         cmocka_unit_test(test_split_of_invalid_bytes),
         cmocka_unit_test(test_printable_alphabet),
+        cmocka_unit_test(test_printable_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -57,7 +57,5 @@ size_t xm_gguf_value_size(xm_gguf_value_type type);
 
 /* Bytes of a name in a message, at most, NUL included. */
 enum { XM_GGUF_SHOWN = 80 };
-/* Copies text for a message: control characters become '?', a long text ends in "...". */
-void xm_gguf_printable(const char *text, size_t length, char *out, size_t capacity);
 
 #endif

@@ -7,6 +7,7 @@
 #include "format/gguf_file.h"
 
 #include "base/memory.h"
+#include "format/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +29,7 @@ static xmoe_status sort_names(const xm_gguf *file, const char *kind, xm_gguf_nam
     for (size_t i = 1; i < count; i++)
         if (compare_names(&rows[i - 1], &rows[i]) == 0) {
             char name[XM_GGUF_SHOWN];
-            xm_gguf_printable(rows[i].name.data, rows[i].name.length, name, sizeof name);
+            xm_utf8_printable(rows[i].name.data, rows[i].name.length, name, sizeof name);
             return xm_fail(error, XMOE_ERROR_FORMAT, "%.200s: %s '%s' occurs twice", file->path,
                            kind, name);
         }

@@ -4,6 +4,8 @@
  */
 #include "format/gguf_file.h"
 
+#include "format/utf8.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -82,7 +84,7 @@ static size_t show_value(xm_gguf_value_type type, const uint8_t *at, char *out, 
         break;
     case XM_GGUF_STRING:
         memcpy(&length, at, sizeof length);
-        xm_gguf_printable((const char *)at + sizeof length, (size_t)length, out, capacity);
+        xm_utf8_printable((const char *)at + sizeof length, (size_t)length, out, capacity);
         return sizeof length + (size_t)length;
     default:
         snprintf(out, capacity, "%llu", (unsigned long long)bits);

@@ -11,6 +11,7 @@
 #include "format/gguf_file.h"
 
 #include "base/memory.h"
+#include "format/utf8.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -44,25 +45,11 @@ typedef struct {
 
 /* --- messages --------------------------------------------------------------------------------- */
 
-void xm_gguf_printable(const char *text, size_t length, char *out, size_t capacity)
-{
-    size_t shown = length < capacity ? length : capacity - 1;
-    for (size_t i = 0; i < shown; i++) {
-        unsigned char c = (unsigned char)text[i];
-        out[i] = text[i];
-        if (c < 0x20 || c == 0x7f)
-            out[i] = '?';
-    }
-    out[shown] = '\0';
-    if (shown < length && capacity > 3)
-        memcpy(out + capacity - 4, "...", 3);
-}
-
 /* "path: tensor 3 'name': problem" */
 static xmoe_status fail_format(const cursor *at, const char *problem)
 {
     char name[XM_GGUF_SHOWN];
-    xm_gguf_printable(at->name.data, at->name.length, name, sizeof name);
+    xm_utf8_printable(at->name.data, at->name.length, name, sizeof name);
     return xm_fail(at->error, XMOE_ERROR_FORMAT, "%.200s: %s %llu%s%s%s: %s", at->file->path,
                    at->kind, (unsigned long long)at->index, at->name.length > 0 ? " '" : "", name,
                    at->name.length > 0 ? "'" : "", problem);
@@ -330,8 +317,8 @@ static xmoe_status check_overlap(const xm_gguf *file, xmoe_error *error)
         if (before->end <= after->start)
             continue;
         char first[XM_GGUF_SHOWN], second[XM_GGUF_SHOWN];
-        xm_gguf_printable(before->name.data, before->name.length, first, sizeof first);
-        xm_gguf_printable(after->name.data, after->name.length, second, sizeof second);
+        xm_utf8_printable(before->name.data, before->name.length, first, sizeof first);
+        xm_utf8_printable(after->name.data, after->name.length, second, sizeof second);
         status =
             xm_fail(error, XMOE_ERROR_FORMAT, "%.200s: the data of tensors '%s' and '%s' overlap",
                     file->path, first, second);

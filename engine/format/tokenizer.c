@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "format/bpe.h"
 #include "format/split.h"
+#include "format/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -227,9 +228,10 @@ static xmoe_status expect_string(const xm_gguf *file, const char *key, const cha
         return status;
     if (value.length == strlen(expected) && memcmp(value.data, expected, value.length) == 0)
         return XMOE_OK;
-    return xm_fail(error, XMOE_ERROR_UNSUPPORTED,
-                   "%.200s: %s is '%.*s', this engine knows only '%s'", xm_gguf_path(file), key,
-                   (int)(value.length < 40 ? value.length : 40), value.data, expected);
+    char shown[40];
+    xm_utf8_printable(value.data, value.length, shown, sizeof shown);
+    return xm_fail(error, XMOE_ERROR_UNSUPPORTED, "%.200s: %s is '%s', this engine knows only '%s'",
+                   xm_gguf_path(file), key, shown, expected);
 }
 
 /* -1 where the key is absent. */

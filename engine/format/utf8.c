@@ -69,6 +69,33 @@ size_t xm_utf8_decode(const unsigned char *bytes, size_t available, uint32_t *co
     return length;
 }
 
+void xm_utf8_printable(const char *text, size_t length, char *out, size_t capacity)
+{
+    static const char more[] = "...";
+    const unsigned char *bytes = (const unsigned char *)text;
+    size_t written = 0, cut = 0; /* cut: where "..." still fits */
+    for (size_t i = 0; i < length;) {
+        uint32_t code_point = 0;
+        size_t character = xm_utf8_decode(bytes + i, length - i, &code_point);
+        bool shown =
+            character > 0 && code_point >= 0x20 && (code_point < 0x7F || code_point > 0x9F);
+        size_t size = shown ? character : 1;
+        if (written + sizeof more <= capacity)
+            cut = written;
+        if (written + size >= capacity) {
+            memcpy(out + cut, more, sizeof more);
+            return;
+        }
+        if (shown)
+            memcpy(out + written, bytes + i, size);
+        else
+            out[written] = '?';
+        written += size;
+        i += character > 0 ? character : 1;
+    }
+    out[written] = '\0';
+}
+
 /* --- stream ----------------------------------------------------------------------------------- */
 
 /* One byte that is not plain ASCII with nothing held. */

@@ -15,4 +15,8 @@ size_t xm_utf8_length(const unsigned char *bytes, size_t available);
 /* The same, with the code point. */
 size_t xm_utf8_decode(const unsigned char *bytes, size_t available, uint32_t *code_point);
 
+/* Copies text that may hold anything for a message: bytes that are not UTF-8 and control characters
+ * become '?', and a text too long for capacity (at least 4 bytes, NUL included) ends in "...". */
+void xm_utf8_printable(const char *text, size_t length, char *out, size_t capacity);
+
 #endif
