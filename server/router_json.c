@@ -10,9 +10,10 @@
 /* Puts prefix before the name that a reader has left in problem->param. */
 static bool prefixed(xm_problem *problem, const char *prefix)
 {
-    char name[sizeof problem->param];
-    memcpy(name, problem->param, sizeof name);
-    snprintf(problem->param, sizeof problem->param, "%s%.30s", prefix, name);
+    char name[sizeof problem->param + 48];
+    snprintf(name, sizeof name, "%s%s", prefix, problem->param);
+    name[sizeof problem->param - 1] = '\0';
+    memcpy(problem->param, name, sizeof problem->param);
     return false;
 }
 
