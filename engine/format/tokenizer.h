@@ -13,7 +13,7 @@
 
 typedef struct xm_tokenizer xm_tokenizer;
 
-/* The GPT-2 split as a PCRE2 pattern (UTF, UCP). Also used when a vocabulary is learned. */
+/* The GPT-2 split as a PCRE2 pattern (UTF, UCP). Who learns a vocabulary splits with split.h. */
 extern const char xm_gpt2_split_pattern[];
 
 /* From the tokenizer.ggml.* keys of a file; everything is checked (model "gpt2", token count, merge
@@ -21,7 +21,9 @@ extern const char xm_gpt2_split_pattern[];
 xmoe_status xm_tokenizer_from_gguf(const xm_gguf *file, xm_tokenizer **tokenizer,
                                    xmoe_error *error);
 /* From memory, as xm_gguf_get_strings would give them: tokens and merges in GPT-2's printable byte
- * alphabet, types as in GGUF (1 normal, 3 control/special). bos/eos: -1 for none. */
+ * alphabet, types as in GGUF: 1 normal; 3 control (special) and 4 user-defined stand for their text
+ * as a whole, where special tokens are parsed; 2, 5 and 6 are never made from text. bos/eos: -1 for
+ * none. */
 xmoe_status xm_tokenizer_create(const xm_string *tokens, const int32_t *types, size_t token_count,
                                 const xm_string *merges, size_t merge_count, int32_t bos,
                                 int32_t eos, xm_tokenizer **tokenizer, xmoe_error *error);
