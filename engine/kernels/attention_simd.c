@@ -29,8 +29,8 @@ XM_INLINE void score_tile(const xm_attention_job *job, xm_weight_type type, int 
         xm_lanes dot[XM_MOST_TILE];
         float *scores = job->scores + (size_t)first * job->scores_stride + t;
 
-        xm_float_dots(type, queries, job->keys[t / XM_KV_TOKENS], (size_t)job->head_length, query,
-                      dot);
+        xm_float_dots(type, queries, false, job->keys[t / XM_KV_TOKENS], (size_t)job->head_length,
+                      query, dot);
 #pragma GCC unroll 8
         for (int i = 0; i < queries; i++)
             xm_lanes_store(scores + (size_t)i * job->scores_stride,
@@ -40,86 +40,93 @@ XM_INLINE void score_tile(const xm_attention_job *job, xm_weight_type type, int 
 
 /* --- values --- */
 
-/* Columns [column, column + 16 * chunks) of a token's values; fewer than 16 only with one chunk. */
-typedef struct {
-    size_t column;
-    size_t width; /* columns of the last chunk, 1..16 */
-} span;
+enum {
+    TILE_QUERIES = 4, /* queries at once over values */
+    MOST_CHUNKS = 4,  /* chunks (16 columns of values) at once for a query alone */
+};
 
+/* The 16 columns of values from element `index` on, or the first `width` of them. */
 XM_INLINE xm_lanes load_values(xm_weight_type type, const void *values, size_t index, size_t width)
 {
     if (width == 16)
-        return xm_weights_load(type, values, index);
+        return xm_lanes_hold(xm_weights_load(type, values, index));
     if (type == XM_TYPE_F16)
         return xm_lanes_load_f16_first((const uint16_t *)values + index, width);
     return xm_lanes_load_first((const float *)values + index, width, xm_lanes_set(0.0f));
 }
 
-/* acc[i][c] += p_i[t] * v_t over tokens [from, to), for `queries` queries; p: the first one's. */
+/* acc[i][c] += p_i[t] * v_t over tokens [from, to), for `queries` queries and `chunks` chunks of
+ * columns from `column` on; p: scores of the first query. */
 XM_INLINE void add_values(const xm_attention_job *job, xm_weight_type type, int queries, int chunks,
-                          span s, const float *p, size_t from, size_t to,
-                          xm_lanes acc[][XM_VALUE_CHUNKS])
+                          size_t column, size_t width, const float *p, size_t from, size_t to,
+                          xm_lanes acc[][MOST_CHUNKS])
 {
     size_t length = (size_t)job->head_length;
 
     for (size_t t = from; t < to; t++) {
         const void *block = job->values[t / XM_KV_TOKENS];
-        size_t index = t % XM_KV_TOKENS * length + s.column;
-        xm_lanes v[XM_VALUE_CHUNKS];
+        size_t index = t % XM_KV_TOKENS * length + column;
+        xm_lanes weight[TILE_QUERIES];
 
 #pragma GCC unroll 4
-        for (int c = 0; c < chunks; c++)
-            v[c] = load_values(type, block, index + (size_t)c * 16, chunks == 1 ? s.width : 16);
+        for (int i = 0; i < queries; i++)
+            weight[i] = xm_lanes_set(p[(size_t)i * job->scores_stride + t]);
 #pragma GCC unroll 4
-        for (int i = 0; i < queries; i++) {
-            xm_lanes weight = xm_lanes_set(p[(size_t)i * job->scores_stride + t]);
+        for (int c = 0; c < chunks; c++) {
+            xm_lanes v = load_values(type, block, index + (size_t)c * 16, width);
 #pragma GCC unroll 4
-            for (int c = 0; c < chunks; c++)
-                acc[i][c] = xm_lanes_fma(weight, v[c], acc[i][c]);
+            for (int i = 0; i < queries; i++)
+                acc[i][c] = xm_lanes_fma(weight[i], v, acc[i][c]);
         }
     }
 }
 
-/* The tokens that all queries of the tile see together, then each query's own last ones. */
+/* Columns [column, column + 16 * chunks) of the outputs of `queries` queries: the tokens that all
+ * of them see together, then each query's own last ones. width: columns of a chunk, a constant 16
+ * except at the end of a row, in a chunk alone. */
 XM_INLINE void value_tile(const xm_attention_job *job, xm_weight_type type, int queries, int chunks,
-                          int first, span s)
+                          int first, size_t column, size_t width)
 {
     const float *p = job->scores + (size_t)first * job->scores_stride;
     size_t common = tokens_of(job, first);
-    xm_lanes acc[XM_VALUE_QUERIES][XM_VALUE_CHUNKS];
+    xm_lanes acc[TILE_QUERIES][MOST_CHUNKS];
 
 #pragma GCC unroll 4
     for (int i = 0; i < queries; i++)
 #pragma GCC unroll 4
         for (int c = 0; c < chunks; c++)
             acc[i][c] = xm_lanes_set(0.0f);
-    add_values(job, type, queries, chunks, s, p, 0, common, acc);
+    add_values(job, type, queries, chunks, column, width, p, 0, common, acc);
 #pragma GCC unroll 4
     for (int i = 0; i < queries; i++) {
-        float *out = job->out + (size_t)(first + i) * job->out_stride + s.column;
+        float *out = job->out + (size_t)(first + i) * job->out_stride + column;
 
-        add_values(job, type, 1, chunks, s, p + (size_t)i * job->scores_stride, common,
+        add_values(job, type, 1, chunks, column, width, p + (size_t)i * job->scores_stride, common,
                    common + (size_t)i, acc + i);
 #pragma GCC unroll 4
         for (int c = 0; c < chunks; c++)
-            if (chunks > 1 || s.width == 16)
+            if (width == 16)
                 xm_lanes_store(out + c * 16, acc[i][c]);
             else
-                xm_lanes_store_first(out, s.width, acc[i][c]);
+                xm_lanes_store_first(out, width, acc[i][c]);
     }
 }
 
-XM_INLINE void value_tiles(const xm_attention_job *job, xm_weight_type type, int queries, int first)
+/* All columns of the outputs of `queries` queries, as many chunks at once as given while they last.
+ */
+XM_INLINE void value_tiles(const xm_attention_job *job, xm_weight_type type, int queries,
+                           int chunks, int first)
 {
     size_t length = (size_t)job->head_length;
-    span s = {.column = 0, .width = 16};
+    size_t column = 0;
 
-    for (; s.column + 16 * XM_VALUE_CHUNKS <= length; s.column += 16 * XM_VALUE_CHUNKS)
-        value_tile(job, type, queries, XM_VALUE_CHUNKS, first, s);
-    for (; s.column < length; s.column += 16) {
-        s.width = length - s.column < 16 ? length - s.column : 16;
-        value_tile(job, type, queries, 1, first, s);
-    }
+    for (; column + 16 * (size_t)chunks <= length; column += 16 * (size_t)chunks)
+        value_tile(job, type, queries, chunks, first, column, 16);
+    if (chunks > 1)
+        for (; column + 16 <= length; column += 16)
+            value_tile(job, type, queries, 1, first, column, 16);
+    if (column < length)
+        value_tile(job, type, queries, 1, first, column, length - column);
 }
 
 /* --- one head --- */
@@ -127,25 +134,22 @@ XM_INLINE void value_tiles(const xm_attention_job *job, xm_weight_type type, int
 XM_INLINE void attention(const xm_attention_job *job, xm_weight_type type)
 {
     int queries = job->query_count;
+    int i = 0;
 
-    for (int i = 0; i < queries;) {
-        if (queries - i >= XM_FLOAT_TILE) {
-            score_tile(job, type, XM_FLOAT_TILE, i);
-            i += XM_FLOAT_TILE;
-        } else {
-            score_tile(job, type, 1, i++);
-        }
+    for (; queries - i >= XM_FLOAT_TILE; i += XM_FLOAT_TILE)
+        score_tile(job, type, XM_FLOAT_TILE, i);
+    if (XM_FLOAT_TILE > 4 && queries - i >= 4) {
+        score_tile(job, type, 4, i);
+        i += 4;
     }
-    for (int i = 0; i < queries; i++)
+    for (; i < queries; i++)
+        score_tile(job, type, 1, i);
+    for (i = 0; i < queries; i++)
         XM_VARIANT(xm_softmax)(job->scores + (size_t)i * job->scores_stride, tokens_of(job, i));
-    for (int i = 0; i < queries;) {
-        if (queries - i >= XM_VALUE_QUERIES) {
-            value_tiles(job, type, XM_VALUE_QUERIES, i);
-            i += XM_VALUE_QUERIES;
-        } else {
-            value_tiles(job, type, 1, i++);
-        }
-    }
+    for (i = 0; queries - i >= TILE_QUERIES; i += TILE_QUERIES)
+        value_tiles(job, type, TILE_QUERIES, XM_VALUE_CHUNKS, i);
+    for (; i < queries; i++)
+        value_tiles(job, type, 1, MOST_CHUNKS, i);
 }
 
 void XM_VARIANT(xm_attention_f32)(const xm_attention_job *job)

@@ -26,10 +26,11 @@ XM_INLINE xm_lanes xm_weights_load(xm_weight_type type, const void *weights, siz
     }
 }
 
-/* dot[i] = x[i] . panel for `rows` rows; type and rows are constants at every call. columns >= 1;
- * 16 lanes of the panel are read for each column. */
-XM_INLINE void xm_float_dots(xm_weight_type type, int rows, const void *panel, size_t columns,
-                             const float *const x[], xm_lanes dot[])
+/* dot[i] = x[i] . panel for `rows` rows; type, rows and stream are constants at every call.
+ * columns >= 1; 16 lanes of the panel are read for each column. stream: what follows the panel in
+ * memory comes next. */
+XM_INLINE void xm_float_dots(xm_weight_type type, int rows, bool stream, const void *panel,
+                             size_t columns, const float *const x[], xm_lanes dot[])
 {
     xm_lanes even[XM_MOST_TILE], odd[XM_MOST_TILE];
     size_t c = 0;
@@ -39,14 +40,14 @@ XM_INLINE void xm_float_dots(xm_weight_type type, int rows, const void *panel, s
         even[i] = odd[i] = xm_lanes_set(0.0f);
     for (; c + 2 <= columns; c += 2) {
         size_t bytes = type == XM_TYPE_F32 ? 4 : 2;
-        xm_lanes w = xm_weights_load(type, panel, c * XM_PANEL);
+        xm_lanes w = xm_lanes_hold(xm_weights_load(type, panel, c * XM_PANEL));
 
-        if (rows > 1)
+        if (stream)
             xm_prefetch((const char *)panel + c * XM_PANEL * bytes, 2 * XM_PANEL * bytes);
 #pragma GCC unroll 8
         for (int i = 0; i < rows; i++)
             even[i] = xm_lanes_fma(w, xm_lanes_set(x[i][c]), even[i]);
-        w = xm_weights_load(type, panel, (c + 1) * XM_PANEL);
+        w = xm_lanes_hold(xm_weights_load(type, panel, (c + 1) * XM_PANEL));
 #pragma GCC unroll 8
         for (int i = 0; i < rows; i++)
             odd[i] = xm_lanes_fma(w, xm_lanes_set(x[i][c + 1]), odd[i]);

@@ -6,10 +6,9 @@
 #define XM_KERNELS_LANES_AVX2_H
 
 enum {
-    XM_FLOAT_TILE = 3,    /* rows at once: 2 sums each, a weight per column parity */
-    XM_BLOCK_TILE = 4,    /* rows at once: an int sum each; float sums wait in memory */
-    XM_VALUE_QUERIES = 2, /* queries at once over values */
-    XM_VALUE_CHUNKS = 2,  /* 16 columns of values at once, for each query */
+    XM_FLOAT_TILE = 3,   /* rows at once: 2 sums each, a weight per column parity */
+    XM_BLOCK_TILE = 4,   /* rows at once: an int sum each; float sums wait in memory */
+    XM_VALUE_CHUNKS = 1, /* 16 columns of values at once for each of several queries */
 };
 
 typedef struct {
@@ -134,6 +133,14 @@ XM_INLINE xm_lanes xm_lanes_fma(xm_lanes a, xm_lanes b, xm_lanes c)
 {
     return (xm_lanes){_mm256_fmadd_ps(a.low, b.low, c.low),
                       _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+
+/* x, of which the compiler no longer knows that it came from memory: else it would load it anew for
+ * each use. */
+XM_INLINE xm_lanes xm_lanes_hold(xm_lanes x)
+{
+    __asm__("" : "+x"(x.low), "+x"(x.high));
+    return x;
 }
 
 /* a > b ? a : b, so b if either is NaN */

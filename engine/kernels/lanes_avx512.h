@@ -6,10 +6,9 @@
 #define XM_KERNELS_LANES_AVX512_H
 
 enum {
-    XM_FLOAT_TILE = 8,    /* rows at once: 2 sums each, a weight per column parity */
-    XM_BLOCK_TILE = 8,    /* rows at once: an int and a float sum each */
-    XM_VALUE_QUERIES = 4, /* queries at once over values */
-    XM_VALUE_CHUNKS = 4,  /* 16 columns of values at once, for each query */
+    XM_FLOAT_TILE = 8,   /* rows at once: 2 sums each, a weight per column parity */
+    XM_BLOCK_TILE = 8,   /* rows at once: an int and a float sum each */
+    XM_VALUE_CHUNKS = 4, /* 16 columns of values at once for each of several queries */
 };
 
 typedef __m512 xm_lanes;
@@ -102,6 +101,14 @@ XM_INLINE xm_lanes xm_lanes_div(xm_lanes a, xm_lanes b)
 XM_INLINE xm_lanes xm_lanes_fma(xm_lanes a, xm_lanes b, xm_lanes c)
 {
     return _mm512_fmadd_ps(a, b, c);
+}
+
+/* x, of which the compiler no longer knows that it came from memory: else it would load it anew for
+ * each use. */
+XM_INLINE xm_lanes xm_lanes_hold(xm_lanes x)
+{
+    __asm__("" : "+v"(x));
+    return x;
 }
 
 /* a > b ? a : b, so b if either is NaN */

@@ -34,7 +34,7 @@ XM_INLINE void float_tile(const xm_panel_job *job, xm_weight_type type, int rows
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
         x[i] = job->x->f32 + (size_t)job->rows[first + i] * job->x->stride;
-    xm_float_dots(type, rows, job->panel, job->columns, x, dot);
+    xm_float_dots(type, rows, rows > 1, job->panel, job->columns, x, dot);
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
         write_outputs(job, first + i, dot[i]);
@@ -170,30 +170,25 @@ XM_INLINE void tile(const xm_panel_job *job, xm_weight_type type, int rows, int3
         float_tile(job, type, rows, first);
 }
 
-/* All rows of a job in tiles of `most` and one of what is left; each size is code of its own, in
- * which the sums are registers. type and most are constants. */
+/* All rows of a job in tiles of `most` (3, 4 or 8) and what is left in up to two smaller ones; each
+ * size is code of its own, in which the sums are registers. type and most are constants. */
 XM_INLINE void panel(const xm_panel_job *job, xm_weight_type type, int most)
 {
-    for (int32_t first = 0; first < job->row_count; first += most) {
-        int32_t left = job->row_count - first;
+    int32_t first = 0, left = job->row_count;
 
-        if (left >= most)
-            tile(job, type, most, first);
-        else if (left == 1)
-            tile(job, type, 1, first);
-        else if (left == 2)
-            tile(job, type, 2, first);
-        else if (most > 3 && left == 3)
-            tile(job, type, 3, first);
-        else if (most > 4 && left == 4)
-            tile(job, type, 4, first);
-        else if (most > 5 && left == 5)
-            tile(job, type, 5, first);
-        else if (most > 6 && left == 6)
-            tile(job, type, 6, first);
-        else if (most > 7 && left == 7)
-            tile(job, type, 7, first);
+    for (; left >= most; first += most, left -= most)
+        tile(job, type, most, first);
+    if (most > 4 && left >= 4) {
+        tile(job, type, 4, first);
+        first += 4;
+        left -= 4;
     }
+    if (most > 3 && left == 3)
+        tile(job, type, 3, first);
+    else if (left == 2)
+        tile(job, type, 2, first);
+    else if (left == 1)
+        tile(job, type, 1, first);
 }
 
 void XM_VARIANT(xm_panel_f32)(const xm_panel_job *job)
