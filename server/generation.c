@@ -109,8 +109,9 @@ static void finish(xm_exchange *exchange)
         return;
     if (lost)
         xm_problem_set(&generation->problem, 503, "out_of_memory", NULL, "out of memory");
-    else if (cancelled)
-        xm_problem_set(&generation->problem, 503, "cancelled", NULL, "the request was cancelled");
+    else if (cancelled) /* nobody reads this any more; the status is for logs and metrics */
+        xm_problem_set(&generation->problem, 499, "client_closed_request", NULL,
+                       "the client closed the connection");
     for (xm_event *event; !generation->problem.status && (event = next_event(generation));)
         xm_generation_apply(generation, event);
     note_tokens(generation);
