@@ -1,0 +1,235 @@
+/*
+ * test_router.c - the choice of experts: the rules on rows worked out by hand, all rules against a
+ * plain sort on random rows, and rows with ties, zeros and NaN.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "base/random.h"
+#include "moe/router.h"
+
+#include <math.h>
+#include <string.h>
+
+static const float by_hand[5] = {0.125f, 0.5f, 0.0625f, 0.25f, 0.0625f};
+
+/* Asserts that by_hand gives exactly these experts, in this order. */
+static void assert_chosen(const xmoe_router *router, int32_t count, const uint16_t *expected)
+{
+    uint16_t chosen[5];
+    float weights[5];
+    assert_int_equal(xm_route(router, by_hand, 5, chosen, weights), count);
+    assert_memory_equal(chosen, expected, (size_t)count * sizeof *chosen);
+    for (int32_t i = 0; i < count; i++)
+        assert_float_equal(weights[i], by_hand[chosen[i]], 0.0);
+}
+
+static const uint16_t in_order[5] = {1, 3, 0, 2, 4}; /* by_hand descending, 2 before 4 */
+
+static void threshold_takes_until_reached(void **state)
+{
+    (void)state;
+    static const struct {
+        float threshold;
+        int32_t count;
+    } cases[] = {{0.001f, 1}, {0.5f, 1},   {0.5000001f, 2}, {0.75f, 2},  {0.8f, 3},
+                 {0.875f, 3}, {0.876f, 4}, {0.9375f, 4},    {0.938f, 5}, {0.9999f, 5},
+                 {1.0f, 5},   {1.5f, 5},   {INFINITY, 5},   {0.0f, 1},   {-1.0f, 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const xmoe_router router = {
+            .type = XMOE_ROUTER_THRESHOLD, .threshold = cases[i].threshold, .min_experts = 1};
+        assert_chosen(&router, cases[i].count, in_order);
+    }
+}
+
+static void top_k_takes_k(void **state)
+{
+    (void)state;
+    for (int32_t k = 1; k <= 8; k++) {
+        const xmoe_router router = {.type = XMOE_ROUTER_TOP_K, .top_k = k, .min_experts = 1};
+        assert_chosen(&router, k < 5 ? k : 5, in_order);
+    }
+}
+
+static void dense_takes_all_in_order(void **state)
+{
+    (void)state;
+    const xmoe_router router = {.type = XMOE_ROUTER_DENSE, .min_experts = 1};
+    assert_chosen(&router, 5, in_order);
+}
+
+static void floor_then_cap_apply_to_every_type(void **state)
+{
+    (void)state;
+    static const struct {
+        xmoe_router router;
+        int32_t count;
+    } cases[] = {
+        {{.type = XMOE_ROUTER_THRESHOLD, .threshold = 0.1f, .min_experts = 3}, 3},
+        {{.type = XMOE_ROUTER_THRESHOLD, .threshold = 0.8f, .min_experts = 2}, 3},
+        {{.type = XMOE_ROUTER_THRESHOLD, .threshold = 0.9f, .min_experts = 1, .max_experts = 2}, 2},
+        {{.type = XMOE_ROUTER_THRESHOLD, .threshold = 1.0f, .min_experts = 1, .max_experts = 4}, 4},
+        {{.type = XMOE_ROUTER_THRESHOLD, .threshold = 0.1f, .min_experts = 4, .max_experts = 2}, 2},
+        {{.type = XMOE_ROUTER_THRESHOLD, .threshold = 0.1f, .min_experts = 99}, 5},
+        {{.type = XMOE_ROUTER_TOP_K, .top_k = 1, .min_experts = 2}, 2},
+        {{.type = XMOE_ROUTER_TOP_K, .top_k = 4, .min_experts = 1, .max_experts = 3}, 3},
+        {{.type = XMOE_ROUTER_DENSE, .min_experts = 1, .max_experts = 1}, 1},
+        {{.type = XMOE_ROUTER_DENSE, .min_experts = 1, .max_experts = 9}, 5},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_chosen(&cases[i].router, cases[i].count, in_order);
+}
+
+static void weights_are_normalised_on_request(void **state)
+{
+    (void)state;
+    const xmoe_router router = {
+        .type = XMOE_ROUTER_TOP_K, .top_k = 2, .min_experts = 1, .normalize = true};
+    uint16_t chosen[5];
+    float weights[5];
+    assert_int_equal(xm_route(&router, by_hand, 5, chosen, weights), 2);
+    assert_float_equal(weights[0], 0.5f / 0.75f, 0.0);
+    assert_float_equal(weights[1], 0.25f / 0.75f, 0.0);
+}
+
+static void one_expert_is_enough(void **state)
+{
+    (void)state;
+    const float p = 1.0f;
+    for (int type = XMOE_ROUTER_THRESHOLD; type <= XMOE_ROUTER_DENSE; type++) {
+        const xmoe_router router = {
+            .type = (xmoe_router_type)type, .threshold = 0.5f, .top_k = 1, .min_experts = 1};
+        uint16_t chosen = 9;
+        float weight = 0.0f;
+        assert_int_equal(xm_route(&router, &p, 1, &chosen, &weight), 1);
+        assert_int_equal(chosen, 0);
+        assert_float_equal(weight, 1.0, 0.0);
+    }
+}
+
+/* Zeros of either sign are equal, so lower experts go first; NaN goes last. */
+static void odd_values_have_their_place(void **state)
+{
+    (void)state;
+    const float p[7] = {NAN, -0.0f, 0.0f, 1.0f, -NAN, -0.0f, 1e-45f};
+    const uint16_t expected[7] = {3, 6, 1, 2, 5, 0, 4};
+    const xmoe_router dense = {.type = XMOE_ROUTER_DENSE, .min_experts = 1};
+    uint16_t chosen[7];
+    float weights[7];
+    assert_int_equal(xm_route(&dense, p, 7, chosen, weights), 7);
+    assert_memory_equal(chosen, expected, sizeof expected);
+}
+
+static void a_row_of_nan_still_gets_an_expert(void **state)
+{
+    (void)state;
+    const float p[3] = {NAN, NAN, NAN};
+    const xmoe_router router = {.type = XMOE_ROUTER_THRESHOLD, .threshold = 0.9f, .min_experts = 1};
+    uint16_t chosen[3];
+    float weights[3];
+    assert_int_equal(xm_route(&router, p, 3, chosen, weights), 1);
+    assert_int_equal(chosen[0], 0);
+}
+
+/* --- against a plain sort --------------------------------------------------------------------- */
+
+static int32_t route_by_sorting(const xmoe_router *router, const float *p, int32_t experts,
+                                uint16_t *order, float *weights)
+{
+    for (int32_t i = 0; i < experts; i++) { /* insertion sort: stable */
+        int32_t at = i;
+        for (; at > 0 && p[order[at - 1]] < p[i]; at--)
+            order[at] = order[at - 1];
+        order[at] = (uint16_t)i;
+    }
+    int32_t count = experts;
+    if (router->type == XMOE_ROUTER_TOP_K)
+        count = router->top_k;
+    if (router->type == XMOE_ROUTER_THRESHOLD && router->threshold < 1.0f) {
+        float before = 0.0f;
+        for (count = 0; count < experts && before < router->threshold; count++)
+            before += p[order[count]];
+    }
+    count = count > experts ? experts : count;
+    if (count < router->min_experts)
+        count = router->min_experts;
+    if (router->max_experts > 0 && count > router->max_experts)
+        count = router->max_experts;
+    float sum = 0.0f;
+    for (int32_t i = 0; i < count; i++)
+        sum += p[order[i]];
+    for (int32_t i = 0; i < count; i++)
+        weights[i] = router->normalize ? p[order[i]] / sum : p[order[i]];
+    return count;
+}
+
+/* Softmax of random logits; few distinct values where `ties` is set. */
+static void random_row(uint64_t seed, int32_t experts, bool ties, float *p)
+{
+    float sum = 0.0f;
+    for (int32_t e = 0; e < experts; e++) {
+        double z = 2.0 * xm_random_normal(seed, 1, (uint64_t)e);
+        p[e] = (float)exp(ties ? floor(z) : z);
+        sum += p[e];
+    }
+    for (int32_t e = 0; e < experts; e++)
+        p[e] /= sum;
+}
+
+static xmoe_router random_router(uint64_t seed, int32_t experts)
+{
+    uint64_t bits = xm_random_bits(seed, 2, 0);
+    uint64_t most = (uint64_t)experts;
+    xmoe_router router = {
+        .type = (xmoe_router_type)(bits % 3),
+        .threshold = (float)xm_random_uniform(seed, 2, 1),
+        .top_k = 1 + (int32_t)((bits >> 8) % most),
+        .min_experts = 1,
+        .normalize = (bits >> 24) % 2 != 0,
+    };
+    if ((bits >> 25) % 4 == 0)
+        router.min_experts = 1 + (int32_t)((bits >> 32) % most);
+    if ((bits >> 27) % 4 == 0)
+        router.max_experts = 1 + (int32_t)((bits >> 40) % most);
+    if (router.threshold == 0.0f || (bits >> 29) % 8 == 0)
+        router.threshold = 1.0f;
+    return router;
+}
+
+static void equals_a_plain_sort(void **state)
+{
+    (void)state;
+    static const int32_t sizes[] = {1, 2, 3, 7, 8, 64, 100, 255, 1024};
+    static float p[XM_MAX_EXPERTS], weights[XM_MAX_EXPERTS], expected_weights[XM_MAX_EXPERTS];
+    static uint16_t chosen[XM_MAX_EXPERTS], expected[XM_MAX_EXPERTS];
+    for (uint64_t seed = 0; seed < 4000; seed++) {
+        int32_t experts = sizes[seed % 9];
+        xmoe_router router = random_router(seed, experts);
+        if (experts == 1024 && seed % 4 != 0) /* the plain sort is slow */
+            continue;
+        random_row(seed, experts, seed % 5 == 0, p);
+        int32_t count = route_by_sorting(&router, p, experts, expected, expected_weights);
+        assert_int_equal(xm_route(&router, p, experts, chosen, weights), count);
+        assert_memory_equal(chosen, expected, (size_t)count * sizeof *chosen);
+        assert_memory_equal(weights, expected_weights, (size_t)count * sizeof *weights);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(threshold_takes_until_reached),
+        cmocka_unit_test(top_k_takes_k),
+        cmocka_unit_test(dense_takes_all_in_order),
+        cmocka_unit_test(floor_then_cap_apply_to_every_type),
+        cmocka_unit_test(weights_are_normalised_on_request),
+        cmocka_unit_test(one_expert_is_enough),
+        cmocka_unit_test(odd_values_have_their_place),
+        cmocka_unit_test(a_row_of_nan_still_gets_an_expert),
+        cmocka_unit_test(equals_a_plain_sort),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
