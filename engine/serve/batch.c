@@ -43,19 +43,19 @@ static bool is_decoding(const xm_sequence *sequence)
 
 static void add_entry(xm_scheduler *s, xm_sequence *sequence, int32_t count)
 {
+    sequence->last_turn = ++s->turns;
     s->batch.entries[s->batch.entry_count++] =
         (xm_batch_entry){.sequence = sequence, .position = sequence->computed, .count = count};
 }
 
-/* Of the decoding sequences not in this step's batch, the one that waited longest; NULL: none.
- * last_step is the number of the last step that a sequence was chosen for. */
-static xm_sequence *longest_idle(const xm_scheduler *s)
+/* Of the decoding sequences that had no turn after `since`, the one that waited longest. */
+static xm_sequence *longest_idle(const xm_scheduler *s, uint64_t since)
 {
     xm_sequence *best = NULL;
     for (int32_t i = 0; i < s->running_count; i++) {
         xm_sequence *sequence = s->running[i];
-        if (is_decoding(sequence) && sequence->last_step != s->stats.steps &&
-            (best == NULL || sequence->last_step < best->last_step))
+        if (is_decoding(sequence) && sequence->last_turn <= since &&
+            (best == NULL || sequence->last_turn < best->last_turn))
             best = sequence;
     }
     return best;
@@ -73,11 +73,8 @@ static int32_t choose_decoding(xm_scheduler *s, int32_t budget)
                 add_entry(s, s->running[i], 1);
         return budget - decoding;
     }
-    for (; budget > 0; budget--) {
-        xm_sequence *sequence = longest_idle(s);
-        sequence->last_step = s->stats.steps;
-        add_entry(s, sequence, 1);
-    }
+    for (uint64_t since = s->turns; budget > 0; budget--)
+        add_entry(s, longest_idle(s, since), 1);
     return 0;
 }
 
@@ -199,7 +196,6 @@ const float *xm_batch_run(xm_scheduler *s)
         sequence->computed += batch->entries[i].count;
         if (sequence->counted < sequence->computed)
             sequence->counted = sequence->computed;
-        sequence->last_step = s->stats.steps;
         xm_admission_index(s, sequence);
     }
     return logits;

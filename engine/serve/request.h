@@ -44,7 +44,7 @@ struct xm_sequence {
     int32_t block_count;
     int32_t indexed_blocks; /* of these, how many the prefix index was told of */
     xm_block_hash chain;    /* hash of the last of them */
-    uint64_t last_step;     /* in which it took part */
+    uint64_t last_turn;     /* the scheduler's count of turns when it last had one */
     int64_t last_token_ns;
     xm_text_stream text;
     xm_route_log routes;

@@ -59,6 +59,7 @@ struct xm_scheduler {
     int32_t **free_tables; /* [max_sequences], stack */
     int32_t free_table_count, table_length;
 
+    uint64_t turns; /* given out: one per sequence and step */
     xm_batch batch;
     xm_outcome *outcomes; /* [XM_MAX_OUTCOMES] */
     int32_t outcome_count;
