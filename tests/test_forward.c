@@ -321,6 +321,7 @@ static void company_changes_nothing(void **state)
         xmoe_model *model = load_model(NULL);
         runner run = start(model, 2, false);
         sequence s = make_sequence(&run, 20, 1);
+        s.routing = routing_of(model, 3);
         float *alone = logits_alone(&run, &s);
         sequence *others = calloc(COMPANY + 1, sizeof *others);
         xm_segment segments[COMPANY + 1];
