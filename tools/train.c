@@ -77,7 +77,7 @@ typedef struct {
 
 static void print_report(void *context, const xm_run_report *report)
 {
-    const printer *printer = context;
+    const printer *self = context;
     char left[32];
     fprintf(stderr,
             "step %llu/%llu  loss %.4f  norm %.2f  rate %.2e  active %.2f  %.0f tokens/s  %s left",
@@ -86,8 +86,8 @@ static void print_report(void *context, const xm_run_report *report)
             report->tokens_per_second, cli_format_time(left, report->seconds_left));
     if (report->valid_bits != NULL) {
         fprintf(stderr, "\n  valid bits per byte:");
-        for (int32_t i = 0; i < printer->corpus->domain_count; i++)
-            fprintf(stderr, " %s %.4f", printer->corpus->names[i], report->valid_bits[i]);
+        for (int32_t i = 0; i < self->corpus->domain_count; i++)
+            fprintf(stderr, " %s %.4f", self->corpus->names[i], report->valid_bits[i]);
     }
     fprintf(stderr, "%s\n", report->saved ? "\n  checkpoint written" : "");
 }
@@ -156,7 +156,7 @@ static xmoe_status run_trainer(settings *s, const xm_corpus *corpus, xm_trainer 
     if (status != XMOE_OK)
         return status;
     const xm_network *network = xm_trainer_network(trainer);
-    printer printer = {.settings = s, .corpus = corpus};
+    printer listener = {.settings = s, .corpus = corpus};
     const xm_run_plan plan = {.log_path = log_path,
                               .checkpoint_path = checkpoint_path,
                               .log_every = (uint64_t)s->log_every,
@@ -165,7 +165,7 @@ static xmoe_status run_trainer(settings *s, const xm_corpus *corpus, xm_trainer 
                               .validation_windows = s->validation_windows,
                               .on_report = s->quiet ? NULL : print_report,
                               .should_stop = should_stop,
-                              .context = &printer};
+                              .context = &listener};
     if (!s->quiet)
         cli_warn("%.2f M parameters, %d tokens per step, steps %llu to %d",
                  (double)network->total / 1e6, s->trainer.sequences * s->trainer.shape.context,

@@ -139,6 +139,18 @@ uint64_t xm_trainer_steps_done(const xm_trainer *trainer)
     return trainer->step;
 }
 
+void xm_trainer_use_threads(xm_trainer *trainer, bool all)
+{
+    xm_pool *pool = all ? trainer->pool : NULL;
+    xm_pass_use_pool(trainer->pass, pool);
+    trainer->optimizer.pool = pool;
+}
+
+int32_t xm_trainer_threads(const xm_trainer *trainer)
+{
+    return xm_pool_threads(trainer->pool);
+}
+
 /* Names the first tensor whose gradient is not finite. */
 static const char *nonfinite_gradient(const xm_trainer *trainer)
 {

@@ -44,6 +44,11 @@ uint64_t xm_trainer_steps_done(const xm_trainer *trainer);
  * still those of the step before. */
 xmoe_status xm_trainer_step(xm_trainer *trainer, xm_step_report *report, xmoe_error *error);
 
+/* One thread, or all of the pool, from the next step on. Does not change results. */
+void xm_trainer_use_threads(xm_trainer *trainer, bool all);
+/* Threads of the pool. */
+int32_t xm_trainer_threads(const xm_trainer *trainer);
+
 /* The validation text of one domain, as serving would see it. */
 xmoe_status xm_trainer_validate(xm_trainer *trainer, int32_t domain, int32_t max_windows,
                                 xm_evaluation *evaluation, xmoe_error *error);
