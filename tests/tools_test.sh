@@ -3,7 +3,7 @@
 # one PASS or FAIL line per check and exits non-zero if one failed. BUILD names the directory of the
 # programs (default: build).
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 export LC_ALL=C
 build=${BUILD:-build}
 work=$(mktemp -d)
@@ -85,13 +85,13 @@ check "missing model" run 1 generate --model "$work/none.gguf" x
 # --- random model ---
 
 model=$work/tiny.gguf
-small="--layers 4 --embedding 64 --heads 4 --experts 8 --expert-feed-forward 32 --feed-forward 128
-    --vocabulary 600 --moe-every 2 --type F32"
+small=(--layers 4 --embedding 64 --heads 4 --experts 8 --expert-feed-forward 32 --feed-forward 128
+    --vocabulary 600 --moe-every 2 --type F32)
 make_models() {
-    run 0 bench --quiet --make-only $small --context 128 --model-file "$model" &&
-        run 0 bench --quiet --make-only $small --context 128 --model-file "$work/again.gguf" &&
+    run 0 bench --quiet --make-only "${small[@]}" --context 128 --model-file "$model" &&
+        run 0 bench --quiet --make-only "${small[@]}" --context 128 --model-file "$work/again.gguf" &&
         cmp "$model" "$work/again.gguf" &&
-        run 0 bench --quiet --make-only $small --context 128 --model-seed 2 \
+        run 0 bench --quiet --make-only "${small[@]}" --context 128 --model-seed 2 \
             --model-file "$work/again.gguf" &&
         ! cmp -s "$model" "$work/again.gguf"
 }
@@ -185,7 +185,7 @@ too_long() {
     run 1 generate --model "$model" "$(printf 'a b c d %.0s' {1..200})" && says "128" err
 }
 interrupt() {
-    run 0 bench --quiet --make-only $small --context 60000 --model-file "$work/long.gguf" || return 1
+    run 0 bench --quiet --make-only "${small[@]}" --context 60000 --model-file "$work/long.gguf" || return 1
     "$build/xmoe-generate" --model "$work/long.gguf" --max-tokens 59000 --ignore-eos x \
         >"$work/out" 2>"$work/err" &
     local job=$! status=0

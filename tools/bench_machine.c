@@ -148,7 +148,8 @@ typedef struct {
     double multiply_adds;
 } peak_row;
 
-enum { SCALAR_COUNT = 512 };
+enum { SCALAR_COUNT = 512, SCALAR_ROUNDS = PEAK_ROUNDS / SCALAR_COUNT };
+enum { FLOAT_COUNT = 8, FLOAT_ROUNDS = PEAK_ROUNDS / FLOAT_COUNT };
 
 static void peak_scalar_integer(const bench_machine *machine, int32_t thread)
 {
@@ -157,7 +158,7 @@ static void peak_scalar_integer(const bench_machine *machine, int32_t thread)
     memset(a, thread + 1, sizeof a);
     memset(b, 1, sizeof b);
     int32_t sum = 0;
-    for (int32_t round = 0; round < PEAK_ROUNDS / SCALAR_COUNT; round++) {
+    for (int32_t round = 0; round < SCALAR_ROUNDS; round++) {
         __asm__ volatile("" : : "r"(a), "r"(b) : "memory");
         for (int32_t i = 0; i < SCALAR_COUNT; i++) {
             sum = (int32_t)((uint32_t)sum + (uint32_t)(a[i] * b[i]));
@@ -168,11 +169,11 @@ static void peak_scalar_integer(const bench_machine *machine, int32_t thread)
 
 static void peak_scalar_float(const bench_machine *machine, int32_t thread)
 {
-    float sums[8] = {0}, x = (float)thread, y = 0.5f;
+    float sums[FLOAT_COUNT] = {0}, x = (float)thread, y = 0.5f;
     (void)machine;
-    for (int32_t round = 0; round < PEAK_ROUNDS / 8; round++) {
+    for (int32_t round = 0; round < FLOAT_ROUNDS; round++) {
         __asm__ volatile("" : "+m"(x), "+m"(y));
-        for (int32_t i = 0; i < 8; i++) {
+        for (int32_t i = 0; i < FLOAT_COUNT; i++) {
             sums[i] += x * y;
         }
     }
@@ -281,9 +282,8 @@ static const peak_row peaks[] = {
      (double)FEW_SUMS * 16 * PEAK_ROUNDS},
     {"avx2", false, "F32 vfmadd, 256 bit", peak_avx2_float, (double)SUMS * 8 * PEAK_ROUNDS},
 #endif
-    {"scalar", true, "int16, compiled C", peak_scalar_integer,
-     (double)(PEAK_ROUNDS / SCALAR_COUNT) * SCALAR_COUNT},
-    {"scalar", false, "F32, compiled C", peak_scalar_float, (double)(PEAK_ROUNDS / 8) * 8},
+    {"scalar", true, "int16, compiled C", peak_scalar_integer, (double)SCALAR_ROUNDS *SCALAR_COUNT},
+    {"scalar", false, "F32, compiled C", peak_scalar_float, (double)FLOAT_ROUNDS *FLOAT_COUNT},
 };
 
 static const peak_row *find_peak(const bench_machine *machine)
