@@ -26,7 +26,7 @@ const xm_setting xm_setting_table[] = {
     {"model.alias", XM_SETTING_STRING, AT(model_alias), 0, 0, NULL, "", false, false,
      "the model's id in the API; empty: the file's name without .gguf"},
     {"http.host", XM_SETTING_STRING, AT(http_host), 0, 0, NULL, "127.0.0.1", false, false,
-     "numeric address to listen on, IPv4 or IPv6"},
+     "address or name to listen on, IPv4 or IPv6"},
     {"http.port", XM_SETTING_INTEGER, AT(http_port), 0, 65535, NULL, "8080", false, false,
      "TCP port; 0 takes a free one and logs it"},
     {"http.threads", XM_SETTING_INTEGER, AT(http_threads), 1, 256, NULL, "4", false, false,
@@ -326,9 +326,9 @@ void xm_settings_print(const xm_settings *settings, xm_text *out)
                            setting->name);
             snprintf(section, sizeof section, "%.*s", (int)span, setting->name);
         }
-        xm_text_puts(out, same ? ",\n        " : "\n        ");
+        xm_text_format(out, "%s\n        \"%s\": ", same ? "," : "", setting->name + span + 1);
         json.comma = false;
-        print_value(settings, setting, setting->name + span + 1, &json);
+        print_value(settings, setting, NULL, &json);
     }
     xm_text_puts(out, "\n    }\n}\n");
 }
