@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "kernels/kernels.h"
 #include "model/model.h"
+#include "model/pages.h"
 
 #include <string.h>
 
@@ -19,11 +20,24 @@ size_t xm_kv_block_bytes(const xmoe_model *model, bool f32)
     return (size_t)info->layer_count * (size_t)info->head_count * 2 * head_bytes(info, f32);
 }
 
+/* Memory for the blocks; false without. */
+static bool allocate_blocks(xm_kv_cache *cache)
+{
+    size_t bytes, size;
+    if (!xm_multiply((size_t)cache->block_count, cache->block_bytes, &bytes) ||
+        !xm_pages_size(bytes, &size))
+        return false;
+    cache->allocation = xm_calloc(size, 1);
+    if (cache->allocation == NULL)
+        return false;
+    cache->memory = xm_pages_place(cache->allocation, bytes);
+    return true;
+}
+
 xmoe_status xm_kv_cache_create(const xmoe_model *model, int32_t block_count, bool f32,
                                xm_kv_cache **cache_out, xmoe_error *error)
 {
     *cache_out = NULL;
-    size_t block_bytes = xm_kv_block_bytes(model, f32);
     xm_kv_cache *cache = xm_calloc(1, sizeof *cache);
     if (cache == NULL)
         return xm_fail_memory(error, "KV cache", sizeof *cache);
@@ -35,12 +49,12 @@ xmoe_status xm_kv_cache_create(const xmoe_model *model, int32_t block_count, boo
         .f32 = f32,
         .element_bytes = f32 ? sizeof(float) : sizeof(uint16_t),
         .head_bytes = head_bytes(&model->info, f32),
-        .block_bytes = block_bytes,
-        .memory = xm_calloc_aligned((size_t)block_count, block_bytes),
+        .block_bytes = xm_kv_block_bytes(model, f32),
     };
-    if (cache->memory == NULL) {
+    if (!allocate_blocks(cache)) {
+        size_t bytes = (size_t)block_count * cache->block_bytes;
         xm_free(cache);
-        return xm_fail_memory(error, "KV cache", (size_t)block_count * block_bytes);
+        return xm_fail_memory(error, "KV cache", bytes);
     }
     *cache_out = cache;
     return XMOE_OK;
@@ -50,7 +64,7 @@ void xm_kv_cache_free(xm_kv_cache *cache)
 {
     if (cache == NULL)
         return;
-    xm_free(cache->memory);
+    xm_free(cache->allocation);
     xm_free(cache);
 }
 

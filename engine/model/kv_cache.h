@@ -17,7 +17,8 @@ typedef struct {
     size_t element_bytes;
     size_t head_bytes;  /* keys (or values) of one head of one layer of one block */
     size_t block_bytes; /* keys and values of all layers and heads */
-    uint8_t *memory;    /* block_count * block_bytes */
+    uint8_t *memory;    /* block_count * block_bytes; pages are taken as they are written */
+    void *allocation;   /* what memory lies in */
 } xm_kv_cache;
 
 size_t xm_kv_block_bytes(const xmoe_model *model, bool f32);

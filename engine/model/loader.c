@@ -10,6 +10,7 @@
 
 #include "base/buffer.h"
 #include "base/memory.h"
+#include "model/pages.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -18,7 +19,6 @@
 
 enum {
     ALIGNMENT = 64,
-    HUGE_PAGE = 2 << 20,
     TASK_BYTES = 1 << 20,  /* source bytes that one packing task takes, about */
     REGION_TASKS = 64,     /* tasks between two reports of progress */
     SHAPE_TEXT_BYTES = 96, /* four 64-bit numbers and brackets */
@@ -44,23 +44,18 @@ void *xm_model_allocate(xmoe_model *model, size_t count, size_t size)
     return (uint8_t *)block + ALIGNMENT;
 }
 
-/* As xm_model_allocate, but pages are touched first by the thread that packs into them, and large
- * pages are asked for: decoding reads gigabytes in order. */
+/* As xm_model_allocate, but touched first by the threads that pack into it. */
 static uint8_t *allocate_weights(xmoe_model *model, size_t bytes)
 {
-    size_t total;
-    if (!xm_add(bytes, sizeof(arena_block) + HUGE_PAGE, &total))
+    size_t size;
+    if (!xm_pages_size(bytes, &size) || !xm_add(size, sizeof(arena_block), &size))
         return NULL;
-    arena_block *block = xm_calloc(total, 1);
+    arena_block *block = xm_calloc(size, 1);
     if (block == NULL)
         return NULL;
     block->next = model->arena;
     model->arena = block;
-    uintptr_t alignment = bytes >= HUGE_PAGE ? HUGE_PAGE : ALIGNMENT;
-    uintptr_t start = ((uintptr_t)(block + 1) + alignment - 1) & ~(alignment - 1);
-    if (bytes >= HUGE_PAGE)
-        madvise((void *)start, bytes & ~(size_t)(HUGE_PAGE - 1), MADV_HUGEPAGE);
-    return (uint8_t *)start;
+    return xm_pages_place(block + 1, bytes);
 }
 
 void xm_model_free_memory(xmoe_model *model)
