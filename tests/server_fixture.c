@@ -171,7 +171,8 @@ bool server_alive(const server_child *child)
 
 int server_stop(const server_child *child, int signal_number)
 {
-    kill(child->pid, signal_number);
+    if (signal_number)
+        kill(child->pid, signal_number);
     int status = wait_for(child->pid);
     if (status != 0) {
         char *log = server_log(child);

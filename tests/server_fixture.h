@@ -37,7 +37,8 @@ server_child server_start(const char *const *flags);
 /* Runs it with exactly these arguments and waits for its end: exit status, stdout and stderr in one
  * text that the caller frees. */
 int server_run(const char *const *arguments, char **output);
-/* Sends the signal and waits for the end; the exit status, or 128 + the signal that killed it. */
+/* Sends the signal (0: none) and waits for the end; the exit status, or 128 + the signal that
+ * killed it. */
 int server_stop(const server_child *child, int signal_number);
 bool server_alive(const server_child *child);
 /* The log so far; the caller frees. */
