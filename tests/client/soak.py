@@ -132,6 +132,8 @@ def client(args, seed, stop, totals):
     while not stop.is_set():
         try:
             rng.choice(names)(args, rng, totals)
+            if args.think > 0:
+                stop.wait(rng.expovariate(1 / args.think))
         except (OSError, http.client.HTTPException) as problem:
             totals.add(f"client error {type(problem).__name__}")
             time.sleep(0.05)
@@ -169,6 +171,7 @@ def main():
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--clients", type=int, default=24)
+    parser.add_argument("--think", type=float, default=0, help="mean pause of a client between actions, s")
     parser.add_argument("--growth", type=float, default=0.05, help="allowed growth of memory, as a fraction")
     args = parser.parse_args()
 
