@@ -72,8 +72,7 @@ static xmoe_model *load_good(void)
     return model;
 }
 
-/* --- figures, routing, tokens
- * ------------------------------------------------------------------------ */
+/* --- figures, routing, tokens ----------------------------------------------------------------- */
 
 static void info_describes_the_file(void **state)
 {

@@ -175,7 +175,7 @@ static void run_task(void *context, int32_t task, int32_t thread)
     for (int32_t i = 0; i < heads; i++)
         attend_head(call, tile, head + i, thread);
     for (int32_t i = 0; call->quantize && i < tile->count; i++)
-        xm_activations_quantize(call->kernels, call->out, (size_t)(tile->row + i),
+        xm_activations_quantize(call->kernels, call->out, (size_t)tile->row + (size_t)i,
                                 (size_t)head * length, (size_t)(head + heads) * length);
 }
 

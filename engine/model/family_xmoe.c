@@ -23,8 +23,9 @@ enum {
 static xmoe_status fail_key(const xm_loader *loader, const char *key, const char *problem,
                             xmoe_error *error)
 {
-    return xm_fail(error, XMOE_ERROR_FORMAT, "%.150s: key '%s' %s",
-                   xm_gguf_path(loader->model->file), key, problem);
+    xm_fail(error, XMOE_ERROR_FORMAT, "%.150s: key '%s' %s", xm_gguf_path(loader->model->file), key,
+            problem);
+    return XMOE_ERROR_FORMAT;
 }
 
 /* A number in [1, most]; absent: an error if required, else 0. */

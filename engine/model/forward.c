@@ -66,8 +66,8 @@ static bool allocate_rows(xm_forward *forward)
     forward->ordinal = xm_calloc(rows, sizeof *forward->ordinal);
     forward->token = xm_calloc(rows, sizeof *forward->token);
     forward->position = xm_calloc(rows, sizeof *forward->position);
-    forward->segment = xm_calloc(rows, sizeof *forward->segment);
-    forward->routers = xm_calloc(rows, sizeof *forward->routers);
+    forward->segment = xm_calloc(rows, sizeof(const xm_segment *));
+    forward->routers = xm_calloc(rows, sizeof(const xmoe_router *));
     forward->logit_row = xm_calloc(rows, sizeof *forward->logit_row);
     return forward->ordinal != NULL && forward->token != NULL && forward->position != NULL &&
            forward->segment != NULL && forward->routers != NULL && forward->logit_row != NULL;

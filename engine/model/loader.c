@@ -348,10 +348,10 @@ static void release_source(const xm_loader *loader)
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     for (size_t i = 0; i < loader->item_count; i++) {
         const xm_gguf_tensor *tensor = loader->items[i].tensor;
-        uintptr_t first = ((uintptr_t)tensor->data + page - 1) & ~(page - 1);
-        uintptr_t last = ((uintptr_t)tensor->data + tensor->bytes) & ~(page - 1);
-        if (last > first)
-            madvise((void *)first, last - first, MADV_DONTNEED);
+        uint8_t *data = (uint8_t *)tensor->data;        /* the advice does not write */
+        size_t skipped = -(uintptr_t)data & (page - 1); /* to the first whole page */
+        if (tensor->bytes > skipped)
+            madvise(data + skipped, (tensor->bytes - skipped) & ~(page - 1), MADV_DONTNEED);
     }
 }
 

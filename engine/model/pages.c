@@ -20,8 +20,8 @@ bool xm_pages_size(size_t bytes, size_t *size)
 uint8_t *xm_pages_place(void *memory, size_t bytes)
 {
     size_t alignment = alignment_of(bytes);
-    uintptr_t start = ((uintptr_t)memory + alignment - 1) & ~(uintptr_t)(alignment - 1);
+    uint8_t *start = (uint8_t *)memory + (-(uintptr_t)memory & (alignment - 1));
     if (alignment == HUGE_PAGE)
-        madvise((void *)start, bytes & ~(size_t)(HUGE_PAGE - 1), MADV_HUGEPAGE);
-    return (uint8_t *)start;
+        madvise(start, bytes & ~(size_t)(HUGE_PAGE - 1), MADV_HUGEPAGE);
+    return start;
 }

@@ -41,13 +41,12 @@ static size_t write_utf8(uint32_t code_point, char *out)
     return 2;
 }
 
-/* first, separator and second, one after the other, as a new string. */
-static xm_string join(vocabulary *words, xm_string first, const char *separator, xm_string second)
+/* first and second, one after the other (with `gap` spaces between them) as a new string. */
+static xm_string join(vocabulary *words, xm_string first, size_t gap, xm_string second)
 {
     char *start = words->text + words->used;
-    size_t gap = strlen(separator);
     memcpy(start, first.data, first.length);
-    memcpy(start + first.length, separator, gap);
+    memset(start + first.length, ' ', gap);
     memcpy(start + first.length + gap, second.data, second.length);
     words->used += first.length + gap + second.length;
     return (xm_string){start, first.length + gap + second.length};
@@ -77,9 +76,9 @@ static void add_merges(vocabulary *words, int32_t size)
                                          : 'a' + prefix - 1;
         xm_string first = words->tokens[token];
         xm_string letter = words->tokens['a' + i % LETTERS];
-        words->tokens[XM_BASE_VOCABULARY + i] = join(words, first, "", letter);
+        words->tokens[XM_BASE_VOCABULARY + i] = join(words, first, 0, letter);
         words->types[XM_BASE_VOCABULARY + i] = NORMAL;
-        words->merges[i] = join(words, first, " ", letter);
+        words->merges[i] = join(words, first, 1, letter);
     }
 }
 

@@ -194,7 +194,7 @@ static void finish_hidden(const moe_call *call, const pair_tile *tile, size_t fi
     const xm_activations *hidden = &call->scratch->hidden;
     bool quantize = xm_type_takes_i16(call->layer->down[0].type);
     for (int32_t i = 0; i < tile->count; i++) {
-        size_t row = (size_t)(tile->hidden + i);
+        size_t row = (size_t)tile->hidden + (size_t)i;
         call->kernels->gelu(hidden->f32 + row * hidden->stride + first, last - first);
         if (quantize)
             xm_activations_quantize(call->kernels, hidden, row, first, last);
@@ -210,8 +210,8 @@ static void run_up(void *context, int32_t index, int32_t thread)
     const xm_expert_task *task = &scratch->tasks[index];
     size_t hidden = (size_t)layer->hidden;
     size_t first = (size_t)task->first * XM_PANEL, last = (size_t)task->last * XM_PANEL;
-    const float *bias = layer->up_bias != NULL ? layer->up_bias + (size_t)task->expert * hidden
-                                               : NULL;
+    const float *bias =
+        layer->up_bias != NULL ? layer->up_bias + (size_t)task->expert * hidden : NULL;
     pair_tile tile = tiles_of(call, task->expert);
     while (next_tile(&tile, scratch->dispatch.offset[task->expert + 1])) {
         xm_matrix_panels(call->kernels, &layer->up[task->expert], bias, call->h,

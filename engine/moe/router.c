@@ -90,9 +90,11 @@ int32_t xm_route(const xmoe_router *router, const float *p, int32_t experts, uin
     for (int32_t at = experts / 2 - 1; at >= 0; at--)
         sift_down(heap, experts, at);
     count_bounds(router, experts, &least, &most);
-    while (count < most && (count < least || taken < router->threshold)) {
-        int32_t expert = key_expert(heap[0]);
-        int32_t left = experts - count - 1;
+    for (int32_t left = experts - 1; left >= 0 && count < most; left--) {
+        if (count >= least && !(taken < router->threshold))
+            break;
+        /* heap[0 .. left] is set; the analyzer loses count. */
+        int32_t expert = key_expert(heap[0]); /* NOLINT(clang-analyzer-core.CallAndMessage) */
         heap[0] = heap[left];
         sift_down(heap, left, 0);
         chosen[count] = (uint16_t)expert;
