@@ -369,6 +369,26 @@ static void test_quantize_contract(void **state)
     }
 }
 
+static void test_block_sums(void **state)
+{
+    enum { COUNT = 96 };
+    int16_t q[COUNT];
+
+    (void)state;
+    for (int round = 0; round < 3; round++)
+        for (int32_t t = 0; t < table_count; t++) {
+            int32_t expected[COUNT / 32] = {0}, found[COUNT / 32];
+
+            for (size_t i = 0; i < COUNT; i++) {
+                int16_t any = (int16_t)((int)(random_bits() % 65535) - 32767);
+                q[i] = round == 0 ? any : round == 1 ? 32767 : -32767;
+                expected[i / 32] += q[i];
+            }
+            tables[t]->block_sums(q, COUNT, found);
+            assert_memory_equal(expected, found, sizeof expected);
+        }
+}
+
 /* --- choice of a variant --- */
 
 static void test_select(void **state)
@@ -408,6 +428,7 @@ int main(void)
         cmocka_unit_test(test_padding_is_zero),
         cmocka_unit_test(test_quantize_same_bits),
         cmocka_unit_test(test_quantize_contract),
+        cmocka_unit_test(test_block_sums),
         cmocka_unit_test(test_select),
     };
 

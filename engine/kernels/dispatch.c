@@ -8,18 +8,29 @@
 
 #include "kernels/variants.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 static bool runs_always(void)
 {
     return true;
 }
 
 #if defined(__x86_64__)
+/* Not every compiler's cpu_supports knows this name. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
 /* The compiler's cpu_supports also asks whether the operating system saves the registers. */
 static bool runs_avx2(void)
 {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 
 static bool runs_avx512(void)

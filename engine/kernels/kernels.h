@@ -58,6 +58,9 @@ typedef struct {
     float *out;        /* output i, lane l at out[i * out_stride + l] */
     size_t out_stride;
     int32_t lanes; /* 1..16: outputs to write */
+    /* Q4_0 with one row: what block_sums gives for it, if the caller runs several panels over the
+     * row; else NULL. Changes the way, not the result. */
+    const int32_t *block_sums;
 } xm_panel_job;
 
 /* Attention of one head: query_count queries at consecutive positions, query i over the first
@@ -101,6 +104,9 @@ typedef struct xm_kernels {
      * with a NaN or infinity anywhere gets scale NaN, q 0, so that every output that meets it is
      * NaN: the failure stays visible. */
     void (*quantize_i16)(const float *x, size_t count, int16_t *q, float *scales);
+
+    /* Per 32 values: their sum, exactly. count is a multiple of 32. */
+    void (*block_sums)(const int16_t *q, size_t count, int32_t *sums);
 
     /* Scores s_t = scale * (q . k_t) with the dot as in panel_f32 over head_length; softmax as
      * below over the query's tokens; out_d = acc over tokens in order, acc = fma(p_t, v_t[d], acc)

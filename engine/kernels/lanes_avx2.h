@@ -207,6 +207,11 @@ XM_INLINE xm_lanes xm_ints_to_lanes(xm_ints x)
     return (xm_lanes){_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)};
 }
 
+XM_INLINE xm_ints xm_ints_set(int32_t x)
+{
+    return (xm_ints){_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
+}
+
 XM_INLINE xm_ints xm_ints_add(xm_ints a, xm_ints b)
 {
     return (xm_ints){_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
@@ -255,20 +260,6 @@ XM_INLINE void xm_pairs_load_u4(const uint8_t *p, xm_pairs *low, xm_pairs *high)
 
     *low = (xm_pairs){_mm256_and_si256(first, mask), _mm256_and_si256(second, mask)};
     *high = (xm_pairs){_mm256_srli_epi16(first, 4), _mm256_srli_epi16(second, 4)};
-}
-
-/* sum - 8 * (x[0] + ... + x[31]) in every lane */
-XM_INLINE xm_ints xm_ints_minus_eight(xm_ints sum, const int16_t x[32])
-{
-    const __m256i *halves = (const __m256i *)(const void *)x;
-    __m256i factor = _mm256_set1_epi16(-8);
-    __m256i eight = _mm256_add_epi32(_mm256_madd_epi16(_mm256_loadu_si256(halves), factor),
-                                     _mm256_madd_epi16(_mm256_loadu_si256(halves + 1), factor));
-    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-    __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-    __m256i one = _mm256_broadcastd_epi32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
-
-    return (xm_ints){_mm256_add_epi32(sum.low, one), _mm256_add_epi32(sum.high, one)};
 }
 
 /* sum + w[0] * x[0] + w[1] * x[1] in every lane, the same pair x for all lanes */

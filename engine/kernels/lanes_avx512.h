@@ -163,6 +163,11 @@ XM_INLINE xm_lanes xm_ints_to_lanes(xm_ints x)
     return _mm512_cvtepi32_ps(x);
 }
 
+XM_INLINE xm_ints xm_ints_set(int32_t x)
+{
+    return _mm512_set1_epi32(x);
+}
+
 XM_INLINE xm_ints xm_ints_add(xm_ints a, xm_ints b)
 {
     return _mm512_add_epi32(a, b);
@@ -198,20 +203,6 @@ XM_INLINE void xm_pairs_load_u4(const uint8_t *p, xm_pairs *low, xm_pairs *high)
 
     *low = _mm512_and_si512(words, _mm512_set1_epi16(15));
     *high = _mm512_srli_epi16(words, 4);
-}
-
-/* sum - 8 * (x[0] + ... + x[31]) in every lane */
-XM_INLINE xm_ints xm_ints_minus_eight(xm_ints sum, const int16_t x[32])
-{
-    __m512i all =
-        _mm512_dpwssd_epi32(_mm512_setzero_si512(), _mm512_loadu_si512(x), _mm512_set1_epi16(-8));
-    __m256i eight =
-        _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
-    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-    __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-    __m128i one = _mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1));
-
-    return _mm512_add_epi32(sum, _mm512_broadcastd_epi32(one));
 }
 
 /* sum + w[0] * x[0] + w[1] * x[1] in every lane, the same pair x for all lanes */

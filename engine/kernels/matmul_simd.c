@@ -40,7 +40,7 @@ XM_INLINE void float_tile(const xm_panel_job *job, xm_weight_type type, int rows
         write_outputs(job, first + i, dot[i]);
 }
 
-/* The three functions below give w . x[i] over the 32 columns of a block, exactly; q: the block's
+/* The three functions here give w . x[i] over the 32 columns of a block, exactly; q: the block's
  * values, x[i] + column: the row's. One or two rows alone would wait for the previous product, so
  * their integer sums are split, which changes nothing. */
 
@@ -98,9 +98,9 @@ XM_INLINE void q4_dots(int rows, const uint8_t *q, const int16_t *const x[], siz
 
 /* One row alone pays the whole unpacking: cheaper to take nibbles as they are and to subtract 8
  * times the sum of x. The same integer. */
-XM_INLINE xm_ints q4_dot(const uint8_t *q, const int16_t *x)
+XM_INLINE xm_ints q4_dot(const uint8_t *q, const int16_t *x, int32_t x_sum)
 {
-    xm_ints sum[4] = {xm_ints_zero(), xm_ints_zero(), xm_ints_zero(), xm_ints_zero()};
+    xm_ints sum[4] = {xm_ints_set(-8 * x_sum), xm_ints_zero(), xm_ints_zero(), xm_ints_zero()};
 
 #pragma GCC unroll 8
     for (size_t j = 0; j < 8; j++) {
@@ -111,25 +111,12 @@ XM_INLINE xm_ints q4_dot(const uint8_t *q, const int16_t *x)
         s[0] = xm_ints_dot(s[0], low, x + 2 * j);
         s[1] = xm_ints_dot(s[1], high, x + 16 + 2 * j);
     }
-    sum[0] = xm_ints_add(sum[0], sum[1]);
-    sum[2] = xm_ints_add(sum[2], sum[3]);
-    return xm_ints_minus_eight(xm_ints_add(sum[0], sum[2]), x);
+    return xm_ints_add(xm_ints_add(sum[0], sum[1]), xm_ints_add(sum[2], sum[3]));
 }
 
-XM_INLINE void block_dots(xm_weight_type type, int rows, const uint8_t *block,
-                          const int16_t *const x[], size_t column, xm_ints dot[])
-{
-    const uint8_t *q = block + 2 * XM_PANEL;
-
-    if (type == XM_TYPE_Q8_0)
-        q8_dots(rows, q, x, column, dot);
-    else if (rows > 1)
-        q4_dots(rows, q, x, column, dot);
-    else
-        dot[0] = q4_dot(q, x[0] + column);
-}
-
-XM_INLINE void block_tile(const xm_panel_job *job, xm_weight_type type, int rows, int32_t first)
+/* sums: of the blocks of the one row, or a constant NULL. */
+XM_INLINE void block_tile(const xm_panel_job *job, xm_weight_type type, int rows, int32_t first,
+                          const int32_t *sums)
 {
     size_t block_bytes = (type == XM_TYPE_Q8_0 ? 34 : 18) * XM_PANEL;
     const uint8_t *block = job->panel;
@@ -146,11 +133,17 @@ XM_INLINE void block_tile(const xm_panel_job *job, xm_weight_type type, int rows
     }
     for (size_t b = 0; b < job->columns / 32; b++, block += block_bytes) {
         xm_lanes w_scale = xm_lanes_load_f16((const uint16_t *)(const void *)block);
+        const uint8_t *q = block + 2 * XM_PANEL;
         xm_ints dot[XM_MOST_TILE];
 
         if (rows > 1)
             xm_prefetch(block, block_bytes);
-        block_dots(type, rows, block, x, b * 32, dot);
+        if (type == XM_TYPE_Q8_0)
+            q8_dots(rows, q, x, b * 32, dot);
+        else if (sums)
+            dot[0] = q4_dot(q, x[0] + b * 32, sums[b]);
+        else
+            q4_dots(rows, q, x, b * 32, dot);
 #pragma GCC unroll 8
         for (int i = 0; i < rows; i++) {
             xm_lanes scale = xm_lanes_mul(w_scale, xm_lanes_set(scales[i][b]));
@@ -164,8 +157,10 @@ XM_INLINE void block_tile(const xm_panel_job *job, xm_weight_type type, int rows
 
 XM_INLINE void tile(const xm_panel_job *job, xm_weight_type type, int rows, int32_t first)
 {
-    if (type == XM_TYPE_Q8_0 || type == XM_TYPE_Q4_0)
-        block_tile(job, type, rows, first);
+    if (type == XM_TYPE_Q4_0 && rows == 1 && job->row_count == 1 && job->block_sums)
+        block_tile(job, type, 1, first, job->block_sums);
+    else if (type == XM_TYPE_Q8_0 || type == XM_TYPE_Q4_0)
+        block_tile(job, type, rows, first, NULL);
     else
         float_tile(job, type, rows, first);
 }

@@ -17,6 +17,7 @@ enum {
     Q4_BYTES = SCALES_BYTES + 16 * XM_PANEL,
     Q8_SOURCE_BYTES = 34, /* one row's block in a GGUF file */
     Q4_SOURCE_BYTES = 18,
+    MOST_SUMS = 1024, /* blocks of a row whose sums are kept for a run over panels: 4 KB of stack */
 };
 
 bool xm_type_takes_i16(xm_weight_type type)
@@ -188,13 +189,20 @@ void xm_matrix_panels(const xm_kernels *kernels, const xm_matrix *matrix, const 
                       int32_t first, int32_t last, float *out, size_t out_stride)
 {
     panel_fn run = panel_kernel(kernels, matrix->type);
+    size_t columns = (size_t)matrix->columns;
+    int32_t sums[MOST_SUMS];
+    bool sum = matrix->type == XM_TYPE_Q4_0 && row_count == 1 && last - first > 1 &&
+               columns / BLOCK <= MOST_SUMS;
+
+    if (sum)
+        kernels->block_sums(x->i16 + (size_t)rows[0] * x->stride, columns, sums);
 
     for (int32_t p = first; p < last; p++) {
         int32_t output = p * XM_PANEL;
         int32_t left = matrix->rows - output;
         xm_panel_job job = {
             .panel = matrix->data + (size_t)p * matrix->panel_bytes,
-            .columns = (size_t)matrix->columns,
+            .columns = columns,
             .x = x,
             .rows = rows,
             .row_count = row_count,
@@ -202,6 +210,7 @@ void xm_matrix_panels(const xm_kernels *kernels, const xm_matrix *matrix, const 
             .out = out + output,
             .out_stride = out_stride,
             .lanes = left < XM_PANEL ? left : XM_PANEL,
+            .block_sums = sum ? sums : NULL,
         };
         run(&job);
     }

@@ -167,6 +167,15 @@ static void quantize_i16(const float *x, size_t count, int16_t *q, float *scales
     }
 }
 
+static void block_sums(const int16_t *q, size_t count, int32_t *sums)
+{
+    for (size_t b = 0; b < count / 32; b++) {
+        sums[b] = 0;
+        for (size_t i = 0; i < 32; i++)
+            sums[b] += q[b * 32 + i];
+    }
+}
+
 /* --- functions of vectors --- */
 
 /* See exp.h for the steps. */
@@ -324,6 +333,7 @@ const xm_kernels xm_kernels_scalar = {
     .panel_q8_0 = panel_q8_0,
     .panel_q4_0 = panel_q4_0,
     .quantize_i16 = quantize_i16,
+    .block_sums = block_sums,
     .attention_f32 = attention_f32,
     .attention_f16 = attention_f16,
     .softmax = softmax,

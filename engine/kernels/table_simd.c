@@ -15,6 +15,7 @@ const xm_kernels XM_VARIANT(xm_kernels) = {
     .panel_q8_0 = XM_VARIANT(xm_panel_q8_0),
     .panel_q4_0 = XM_VARIANT(xm_panel_q4_0),
     .quantize_i16 = XM_VARIANT(xm_quantize_i16),
+    .block_sums = XM_VARIANT(xm_block_sums),
     .attention_f32 = XM_VARIANT(xm_attention_f32),
     .attention_f16 = XM_VARIANT(xm_attention_f16),
     .softmax = XM_VARIANT(xm_softmax),
