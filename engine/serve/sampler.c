@@ -67,39 +67,40 @@ static size_t partition(xm_ranked *items, size_t count)
     return place;
 }
 
-/* Moves the first_count best items to the front, in no order. */
-static void select_best(xm_ranked *items, size_t count, size_t first_count)
+/* heap[0..count) with the last in rank at its root: puts item in the root's place. */
+static void replace_root(xm_ranked *heap, size_t count, xm_ranked item)
 {
-    while (first_count > 0 && first_count < count) {
-        size_t place = partition(items, count);
-        if (place + 1 == first_count || place == first_count)
-            return;
-        if (place > first_count) {
-            count = place;
-        } else {
-            items += place + 1;
-            count -= place + 1;
-            first_count -= place + 1;
-        }
+    size_t at = 0;
+    for (size_t child = 1; child < count; child = 2 * at + 1) {
+        if (child + 1 < count && ranks_before(heap[child], heap[child + 1]))
+            child++;
+        if (!ranks_before(item, heap[child]))
+            break;
+        heap[at] = heap[child];
+        at = child;
     }
+    heap[at] = item;
 }
 
-static void sort_ranked(xm_ranked *items, size_t count)
+/* The item up to which the best ones have to be taken for their values to add up to mass. Linear:
+ * splits, then goes on in the side where the mass is reached. */
+static xm_ranked reach_mass(xm_ranked *items, size_t count, double mass)
 {
-    while (count > 16) {
+    for (;;) {
         size_t place = partition(items, count);
-        if (place < count - place) { /* recurse into the shorter side */
-            sort_ranked(items, place);
-            items += place + 1;
-            count -= place + 1;
-        } else {
-            sort_ranked(items + place + 1, count - place - 1);
+        double before = 0;
+        for (size_t i = 0; i < place; i++)
+            before += items[i].value;
+        if (before >= mass && place > 0) {
             count = place;
+            continue;
         }
+        mass -= before + items[place].value;
+        if (mass <= 0 || place + 1 == count)
+            return items[place];
+        items += place + 1;
+        count -= place + 1;
     }
-    for (size_t i = 1; i < count; i++)
-        for (size_t j = i; j > 0 && ranks_before(items[j], items[j - 1]); j--)
-            swap(&items[j], &items[j - 1]);
 }
 
 /* --- steps --- */
@@ -194,18 +195,19 @@ static size_t keep_ranked(xm_sampler_scratch *s, size_t count, xm_ranked last)
 
 static size_t keep_top_k(xm_sampler_scratch *s, size_t count, size_t k)
 {
-    for (size_t i = 0; i < count; i++)
-        s->ranked[i] = (xm_ranked){s->values[i], (int32_t)i};
-    select_best(s->ranked, count, k);
-    xm_ranked last = s->ranked[0];
-    for (size_t i = 1; i < k; i++)
-        if (ranks_before(last, s->ranked[i]))
-            last = s->ranked[i];
-    return keep_ranked(s, count, last);
+    static const xm_ranked behind_all = {-INFINITY, INT32_MAX};
+    for (size_t i = 0; i < k; i++)
+        s->ranked[i] = behind_all;
+    for (size_t i = 0; i < count; i++) {
+        xm_ranked item = {s->values[i], (int32_t)i};
+        if (ranks_before(item, s->ranked[0]))
+            replace_root(s->ranked, k, item);
+    }
+    return keep_ranked(s, count, s->ranked[0]);
 }
 
-/* values[] are probabilities. Sorts only as far as the mass asks for. A candidate below
- * (1 - top_p) / count cannot be kept: all such together have no more than 1 - top_p. */
+/* values[] are probabilities. A candidate below (1 - top_p) / count cannot be kept: all such
+ * together have no more than 1 - top_p. */
 static size_t keep_top_p(xm_sampler_scratch *s, size_t count, double top_p)
 {
     double total = 0;
@@ -216,20 +218,7 @@ static size_t keep_top_p(xm_sampler_scratch *s, size_t count, double top_p)
     for (size_t i = 0; i < count; i++)
         if (s->values[i] >= least)
             s->ranked[found++] = (xm_ranked){s->values[i], (int32_t)i};
-    double mass = 0;
-    size_t sorted = 0, chunk = 64;
-    while (sorted < found) {
-        size_t end = found - sorted < chunk ? found : sorted + chunk;
-        select_best(s->ranked + sorted, found - sorted, end - sorted);
-        sort_ranked(s->ranked + sorted, end - sorted);
-        for (; sorted < end; sorted++) {
-            mass += s->ranked[sorted].value;
-            if (mass >= top_p * total)
-                return keep_ranked(s, count, s->ranked[sorted]);
-        }
-        chunk *= 4;
-    }
-    return keep_ranked(s, count, s->ranked[found - 1]);
+    return keep_ranked(s, count, reach_mass(s->ranked, found, top_p * total));
 }
 
 static size_t keep_min_p(xm_sampler_scratch *s, size_t count, float min_p)
