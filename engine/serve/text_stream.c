@@ -17,29 +17,29 @@ static bool inside_character(const xm_buffer *text, size_t at)
     return ((unsigned char)text->data[at] & 0xC0) == 0x80;
 }
 
-/* Looks from `released` on for the first place where a stop string stands or may come to stand. */
+/* Looks from `released` on for a stop string, and for the first place where one may come to stand.
+ * The one that is complete first wins, of several the longest: what a look after every byte would
+ * find. */
 static void scan(xm_text_stream *stream, const char *const *stops, size_t stop_count)
 {
     xm_buffer *text = &stream->text;
-    for (size_t at = stream->released; at < text->length; at++) {
-        bool may_become = false;
+    size_t hold = text->length, cut = 0, end = SIZE_MAX;
+    for (size_t at = stream->released; at < text->length && at < end; at++)
         for (size_t i = 0; i < stop_count && !inside_character(text, at); i++) {
             size_t n = agreement(text, at, stops[i]);
-            if (stops[i][n] == '\0') {
-                stream->stopped = true;
-                text->length = at;
-                text->data[at] = '\0';
-                stream->released = at;
-                return;
+            if (stops[i][n] == '\0' && at + n < end) {
+                cut = at;
+                end = at + n;
+            } else if (stops[i][n] != '\0' && at + n == text->length && at < hold) {
+                hold = at;
             }
-            may_become |= at + n == text->length;
         }
-        if (may_become) {
-            stream->released = at;
-            return;
-        }
+    stream->stopped = end != SIZE_MAX;
+    if (stream->stopped) {
+        text->length = hold = cut;
+        text->data[cut] = '\0';
     }
-    stream->released = text->length;
+    stream->released = hold;
 }
 
 bool xm_text_stream_push(xm_text_stream *stream, const char *bytes, size_t length,
