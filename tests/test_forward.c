@@ -473,6 +473,34 @@ static void last_position_works(void **state)
     xmoe_model_free(model);
 }
 
+/* A NaN (here from a broken weight) stays with the rows that it concerns, and harms nothing. */
+static void nan_stays_in_its_row(void **state)
+{
+    (void)state;
+    static const char *const types[] = {"F16", "Q8_0"};
+    for (size_t t = 0; t < 2; t++) {
+        xmoe_random_model shape = even_shape(types[t]);
+        write_model(&shape);
+        xmoe_model *model = load_model(NULL);
+        size_t vocabulary = (size_t)model->info.vocabulary_size;
+        runner run = start(model, 2, false);
+        sequence s = make_sequence(&run, 9, 5), other = make_sequence(&run, 4, 6);
+        float *expected = logits_alone(&run, &s), *other_expected = logits_alone(&run, &other);
+        float *embedding = (float *)(uintptr_t)model->position_embedding;
+        embedding[6 * model->info.embedding_length + 3] = NAN;
+        xm_segment segments[2] = {segment_of(&s, 0, 9, 0), segment_of(&other, 0, 4, 0)};
+        const float *logits = xm_forward_step(run.forward, segments, 2, NULL, NULL);
+        assert_same_bits(&run, logits, expected, 6);
+        assert_same_bits(&run, logits + 9 * vocabulary, other_expected, 4);
+        for (size_t i = 6 * vocabulary; i < 9 * vocabulary; i++)
+            assert_true(isnan(logits[i]));
+        free(expected);
+        free(other_expected);
+        stop(&run);
+        xmoe_model_free(model);
+    }
+}
+
 /* Every allocation of a forward pass and its cache fails once; nothing leaks or crashes. */
 static void lack_of_memory_is_reported(void **state)
 {
@@ -510,6 +538,7 @@ int main(void)
         cmocka_unit_test(instruction_sets_change_nothing),
         cmocka_unit_test(copied_blocks_continue),
         cmocka_unit_test(last_position_works),
+        cmocka_unit_test(nan_stays_in_its_row),
         cmocka_unit_test(lack_of_memory_is_reported),
     };
     return cmocka_run_group_tests(tests, make_path, remove_path);

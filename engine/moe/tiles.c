@@ -16,8 +16,10 @@ xm_tiles xm_tiles_plan(int32_t rows, int32_t panels, int32_t threads)
     xm_tiles tiles = {.rows = rows, .panels = panels};
     tiles.row_tiles = divide_up(rows, XM_ROW_TILE);
     int32_t ranges = divide_up(threads * TASKS_PER_THREAD, tiles.row_tiles);
-    tiles.chunk = divide_up(panels, ranges);
-    tiles.chunk += tiles.chunk % 2;
+    tiles.chunk = panels / ranges;
+    tiles.chunk -= tiles.chunk % 2;
+    if (tiles.chunk < 2)
+        tiles.chunk = 2;
     tiles.chunks = divide_up(panels, tiles.chunk);
     tiles.tasks = tiles.chunks * tiles.row_tiles;
     return tiles;
