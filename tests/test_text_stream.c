@@ -33,17 +33,20 @@ static result stream_text(const char *text, size_t length, const char *const *st
                           uint64_t seed)
 {
     xm_text_stream stream = {0};
+    xm_stop_set set = {0};
     result r = {0};
+    assert_true(xm_stop_set_init(&set, stops, count));
     for (size_t at = 0; at < length && !r.stopped;) {
         size_t piece = seed == 0 ? length : 1 + xm_random_bits(seed, 1, at) % 4;
         piece = piece < length - at ? piece : length - at;
-        r.stopped = xm_text_stream_push(&stream, text + at, piece, stops, count);
+        r.stopped = xm_text_stream_push(&stream, text + at, piece, &set);
         at += piece;
         give_out(&stream, &r);
     }
     xm_text_stream_finish(&stream);
     give_out(&stream, &r);
     xm_text_stream_free(&stream);
+    xm_stop_set_free(&set);
     return r;
 }
 
@@ -91,35 +94,67 @@ static void the_first_complete_stop_wins(void **state)
 static void nothing_of_a_possible_stop_is_shown_early(void **state)
 {
     (void)state;
-    const char *stops[] = {"stop!"};
+    const char *strings[] = {"stop!"};
+    xm_stop_set stops = {0};
     xm_text_stream stream = {0};
-    assert_false(xm_text_stream_push(&stream, "go st", 5, stops, 1));
+    assert_true(xm_stop_set_init(&stops, strings, 1));
+    assert_false(xm_text_stream_push(&stream, "go st", 5, &stops));
     assert_int_equal(stream.released, 3);
     xm_text_stream_consume(&stream);
-    assert_false(xm_text_stream_push(&stream, "op", 2, stops, 1));
+    assert_false(xm_text_stream_push(&stream, "op", 2, &stops));
     assert_int_equal(stream.released, 0);
     xm_text_stream_consume(&stream);
-    assert_false(xm_text_stream_push(&stream, " it", 3, stops, 1));
+    assert_false(xm_text_stream_push(&stream, " it", 3, &stops));
     assert_int_equal(stream.released, 7);
     assert_memory_equal(stream.text.data, "stop it", 7);
     xm_text_stream_free(&stream);
+    xm_stop_set_free(&stops);
 }
 
 static void characters_come_whole(void **state)
 {
     (void)state;
+    const xm_stop_set none = {0};
     xm_text_stream stream = {0};
-    assert_false(xm_text_stream_push(&stream, "\xF0\x9F", 2, NULL, 0));
+    assert_false(xm_text_stream_push(&stream, "\xF0\x9F", 2, &none));
     assert_int_equal(stream.released, 0);
-    assert_false(xm_text_stream_push(&stream, "\x8C\x8D", 2, NULL, 0));
+    assert_false(xm_text_stream_push(&stream, "\x8C\x8D", 2, &none));
     assert_int_equal(stream.released, 4);
     xm_text_stream_consume(&stream);
-    assert_false(xm_text_stream_push(&stream, "a\xE2\x82", 3, NULL, 0));
+    assert_false(xm_text_stream_push(&stream, "a\xE2\x82", 3, &none));
     assert_int_equal(stream.released, 1);
     xm_text_stream_finish(&stream); /* cannot become a character any more */
     assert_int_equal(stream.released, 4);
     assert_memory_equal(stream.text.data, "a\xEF\xBF\xBD", 4);
     xm_text_stream_free(&stream);
+}
+
+/* Against a search after every byte, over texts and stops of two letters. */
+static void random_texts_are_cut_where_a_naive_search_cuts(void **state)
+{
+    (void)state;
+    for (uint64_t n = 0; n < 3000; n++) {
+        char text[41] = {0}, stop_text[3][8] = {{0}}, expected[41];
+        const char *stops[3] = {stop_text[0], stop_text[1], stop_text[2]};
+        for (uint64_t i = 0; i < 40; i++)
+            text[i] = "ab"[xm_random_bits(n, 1, i) % 2];
+        for (uint64_t s = 0; s < 3; s++)
+            for (uint64_t i = 0; i < 3 + xm_random_bits(n, 2, s) % 5; i++)
+                stop_text[s][i] = "ab"[xm_random_bits(n, 3 + s, i) % 2];
+        bool stopped = false;
+        strcpy(expected, text);
+        for (size_t end = 1; end <= 40 && !stopped; end++)
+            for (size_t start = 0; start < end && !stopped; start++)
+                for (size_t s = 0; s < 3 && !stopped; s++)
+                    if (strlen(stops[s]) == end - start &&
+                        memcmp(text + start, stops[s], end - start) == 0) {
+                        stopped = true;
+                        expected[start] = '\0';
+                    }
+        result r = stream_text(text, 40, stops, 3, n);
+        assert_string_equal(r.text, expected);
+        assert_int_equal(r.stopped, stopped);
+    }
 }
 
 /* A stop string that is no UTF-8 can match no character's inside. */
@@ -136,6 +171,7 @@ int main(void)
         cmocka_unit_test(stops_are_found_however_the_text_is_cut),
         cmocka_unit_test(the_first_complete_stop_wins),
         cmocka_unit_test(nothing_of_a_possible_stop_is_shown_early),
+        cmocka_unit_test(random_texts_are_cut_where_a_naive_search_cuts),
         cmocka_unit_test(characters_come_whole),
         cmocka_unit_test(a_stop_never_splits_a_character),
     };

@@ -123,18 +123,6 @@ static void *copy(const void *from, size_t count, size_t size)
     return to;
 }
 
-static bool copy_stops(xm_request *r, const xmoe_request_params *params)
-{
-    char **stops = xm_calloc(params->stop_count, sizeof *stops);
-    r->params.stop = (const char *const *)stops;
-    for (size_t i = 0; stops != NULL && i < params->stop_count; i++) {
-        stops[i] = xm_strdup(params->stop[i]);
-        if (stops[i] == NULL)
-            return false;
-    }
-    return stops != NULL;
-}
-
 /* Replaces the pointers of r->params by copies; on failure xm_request_free undoes the rest. */
 static bool copy_params(xm_request *r, const xmoe_request_params *params)
 {
@@ -147,7 +135,8 @@ static bool copy_params(xm_request *r, const xmoe_request_params *params)
         return false;
     r->params.sampling.logit_bias = copy(
         params->sampling.logit_bias, params->sampling.logit_bias_count, sizeof(xmoe_logit_bias));
-    return r->params.sampling.logit_bias != NULL && copy_stops(r, params);
+    return r->params.sampling.logit_bias != NULL &&
+           xm_stop_set_init(&r->stops, params->stop, params->stop_count);
 }
 
 static bool create_results(xm_request *r, const xmoe_model_info *info)
@@ -230,9 +219,7 @@ void xm_request_free(xm_request *r)
         xm_text_stream_free(&r->sequences[i].text);
         xm_route_log_free(&r->sequences[i].routes);
     }
-    for (size_t i = 0; r->params.stop != NULL && i < r->params.stop_count; i++)
-        xm_free((void *)r->params.stop[i]);
-    xm_free((void *)r->params.stop);
+    xm_stop_set_free(&r->stops);
     xm_free((void *)r->params.prompt);
     xm_free((void *)r->params.sampling.logit_bias);
     xm_free(r->sequences);

@@ -17,7 +17,7 @@
 
 #include <stdatomic.h>
 
-enum { XM_MAX_CHOICES = 128, XM_MAX_STOPS = 16 };
+enum { XM_MAX_CHOICES = 128 };
 
 typedef struct xm_request xm_request;
 typedef struct xm_sequence xm_sequence;
@@ -52,9 +52,10 @@ struct xm_sequence {
 
 struct xm_request {
     uint64_t id;                /* ascending in order of submission: its priority */
-    xmoe_request_params params; /* pointers are copies owned by the request */
-    xmoe_routing routing;       /* effective */
-    xm_block_hash root;         /* where its blocks' hashes begin */
+    xmoe_request_params params; /* pointers are copies owned by the request, or NULL */
+    xm_stop_set stops;
+    xmoe_routing routing; /* effective */
+    xm_block_hash root;   /* where its blocks' hashes begin */
     int32_t prompt_length;
     int32_t max_tokens; /* per choice, cut to the context */
     _Atomic bool cancelled;
