@@ -255,12 +255,14 @@ static void test_adamw(void **state)
     size_t total = network->total;
     float *parameters = make_parameters(network);
     float *gradients = xm_calloc_aligned(total, sizeof(float));
+    float *group = xm_calloc_aligned(total, sizeof(float));
+    float *other = xm_calloc_aligned(total, sizeof(float));
     double *w = calloc(total, sizeof *w), *m = calloc(total, sizeof *m),
            *v = calloc(total, sizeof *v);
-    xm_pool *pool = NULL;
+    xm_workers *workers = NULL;
     xm_optimizer optimizer;
-    assert_int_equal(xm_pool_create(2, &pool, NULL), XMOE_OK);
-    assert_int_equal(xm_optimizer_create(network, pool, &optimizer, NULL), XMOE_OK);
+    assert_int_equal(xm_workers_create(2, &workers, NULL), XMOE_OK);
+    assert_int_equal(xm_optimizer_create(network, workers, &optimizer, NULL), XMOE_OK);
     for (size_t i = 0; i < total; i++)
         w[i] = (double)parameters[i];
     for (int64_t step = 0; step < 3; step++) {
@@ -269,10 +271,15 @@ static void test_adamw(void **state)
             gradients[i] = 0.02f * (float)xm_random_normal(6, (uint64_t)step, i);
             squares += (double)gradients[i] * (double)gradients[i];
         }
-        double norm = xm_gradient_norm(&optimizer, gradients);
+        /* Groups whose mean it is. */
+        for (size_t i = 0; i < total; i++) {
+            other[i] = 1.5f * gradients[i];
+            group[i] = 0.5f * gradients[i];
+        }
+        double norm = xm_gradient_mean(&optimizer, (float *const[]){group, other}, 2);
         assert_true(fabs(norm - sqrt(squares)) < 1e-6 * norm);
         assert_true(norm > rule.clip);
-        xm_optimizer_step(&optimizer, &rule, step, norm, gradients, parameters);
+        xm_optimizer_step(&optimizer, &rule, step, norm, group, parameters);
         double rate = xm_learning_rate(&rule, step);
         for (int32_t p = 0; p < network->parameter_count; p++) {
             const xm_parameter *tensor = &network->parameters[p];
@@ -292,10 +299,12 @@ static void test_adamw(void **state)
             fail_msg("%s: %.9g, in double %.9g", xm_network_parameter_at(network, i)->name,
                      (double)parameters[i], w[i]);
     xm_optimizer_free(&optimizer);
-    xm_pool_free(pool);
+    xm_workers_free(workers);
     xm_network_free(network);
     xm_free(parameters);
     xm_free(gradients);
+    xm_free(group);
+    xm_free(other);
     free(w);
     free(m);
     free(v);

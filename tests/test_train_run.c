@@ -84,6 +84,7 @@ static xm_trainer_options toy_options(void)
                                           .init_std = 0.02f,
                                           .router_std = 1.0f},
                                 .sequences = 4,
+                                .groups = 2,
                                 .rule = {.peak_rate = 1e-2,
                                          .final_rate = 1e-3,
                                          .warmup_steps = 4,
@@ -108,10 +109,12 @@ static void start(run *r, const xm_trainer_options *options, int32_t threads)
                                       .domain_count = 2,
                                       .vocabulary = 300,
                                       .sample_bytes = 1 << 20};
+    xm_trainer_options mine = *options;
+    mine.threads = threads;
     xmoe_error error = {0};
     assert_int_equal(xm_pool_create(threads, &r->pool, NULL), XMOE_OK);
     if (xm_corpus_open(&corpus, r->pool, NULL, NULL, &r->corpus, &error) != XMOE_OK ||
-        xm_trainer_create(options, &r->corpus, r->pool, &r->trainer, &error) != XMOE_OK)
+        xm_trainer_create(&mine, &r->corpus, &r->trainer, &error) != XMOE_OK)
         fail_msg("%s", error.message);
 }
 
@@ -256,8 +259,7 @@ static void test_too_little_text(void **state)
     options.shape.context = 60000;
     xm_trainer *trainer = NULL;
     xmoe_error error;
-    assert_int_equal(xm_trainer_create(&options, &r.corpus, r.pool, &trainer, &error),
-                     XMOE_ERROR_ARGUMENT);
+    assert_int_equal(xm_trainer_create(&options, &r.corpus, &trainer, &error), XMOE_ERROR_ARGUMENT);
     assert_string_equal(error.parameter, "context");
     assert_null(trainer);
     finish(&r);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { PATH_SIZE = 4096, EVALUATION_SEQUENCES = 2 };
 
@@ -19,7 +20,7 @@ typedef struct {
     cli_floats weights;
     uint64_t sample_bytes;
     int32_t steps, validate_every, validation_windows, checkpoint_every, log_every, threads, seed;
-    int32_t stride, warmup;
+    int32_t stride, warmup, groups;
     double rate, final_rate;
     bool resume, quiet;
     xm_trainer_options trainer;
@@ -59,7 +60,7 @@ static settings default_settings(void)
                               .top_k = 4,
                               .init_std = 0.02f,
                               .router_std = 2.0f},
-                    .sequences = 8,
+                    .sequences = 4,
                     .rule = {.beta1 = 0.9, .beta2 = 0.95, .weight_decay = 0.1, .clip = 1.0},
                     .capacity_factor = 8.0f,
                     .min_capacity = 4,
@@ -153,6 +154,10 @@ static xmoe_status run_trainer(settings *s, const xm_corpus *corpus, xm_trainer 
     xmoe_status status = XMOE_OK;
     if (s->resume)
         status = xm_trainer_load(trainer, checkpoint_path, error);
+    else if (access(checkpoint_path, F_OK) == 0)
+        status = xm_fail(error, XMOE_ERROR_ARGUMENT,
+                         "%s exists: --resume goes on from it; remove it to start anew",
+                         checkpoint_path);
     if (status != XMOE_OK)
         return status;
     const xm_network *network = xm_trainer_network(trainer);
@@ -185,6 +190,8 @@ static int train(settings *s)
     s->trainer.rule.total_steps = s->steps;
     s->trainer.seed = (uint64_t)s->seed;
     s->trainer.init = s->init;
+    s->trainer.threads = s->threads;
+    s->trainer.groups = s->groups > 0 ? s->groups : s->trainer.sequences;
     if (!xmoe_router_type_parse(s->router, &s->trainer.shape.router))
         return cli_wrong("--router %s is unknown", s->router);
     s->corpus.data = s->data;
@@ -203,7 +210,7 @@ static int train(settings *s)
         status = xm_corpus_open(&s->corpus, pool, cli_progress_report, &progress, &corpus, &error);
     cli_progress_clear(&progress);
     if (status == XMOE_OK)
-        status = xm_trainer_create(&s->trainer, &corpus, pool, &trainer, &error);
+        status = xm_trainer_create(&s->trainer, &corpus, &trainer, &error);
     if (status == XMOE_OK)
         status = run_trainer(s, &corpus, trainer, &error);
     xm_trainer_free(trainer);
@@ -326,6 +333,9 @@ int main(int argc, char **argv)
              .help = "last step; the cosine of the learning rate ends there"),
         FLAG("sequences", "N", CLI_INT, &s.trainer.sequences, .minimum = 1, .maximum = 4096,
              .help = "sequences of a step"),
+        FLAG("groups", "N", CLI_INT, &s.groups, .maximum = 4096, .default_text = "sequences",
+             .help = "parts of a step that run at once, each on one thread; capacity and balance\n"
+                     "of the experts are a group's"),
         FLAG("rate", "R", CLI_DOUBLE, &s.rate, .maximum = 1, .help = "peak learning rate"),
         FLAG("final-rate", "R", CLI_DOUBLE, &s.final_rate, .maximum = 1,
              .help = "learning rate of the last step"),

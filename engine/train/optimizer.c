@@ -9,7 +9,7 @@
 
 #include <math.h>
 
-enum { TASK = 1 << 18 };
+enum { TASK = 1 << 16 };
 
 double xm_learning_rate(const xm_optimizer_rule *rule, int64_t step)
 {
@@ -23,11 +23,12 @@ double xm_learning_rate(const xm_optimizer_rule *rule, int64_t step)
            0.5 * (rule->peak_rate - rule->final_rate) * (1.0 + cos(M_PI * progress));
 }
 
-xmoe_status xm_optimizer_create(const xm_network *network, xm_pool *pool, xm_optimizer *optimizer,
-                                xmoe_error *error)
+xmoe_status xm_optimizer_create(const xm_network *network, xm_workers *workers,
+                                xm_optimizer *optimizer, xmoe_error *error)
 {
-    *optimizer = (xm_optimizer){
-        .network = network, .pool = pool, .tasks = (int32_t)((network->total + TASK - 1) / TASK)};
+    *optimizer = (xm_optimizer){.network = network,
+                                .workers = workers,
+                                .tasks = (int32_t)((network->total + TASK - 1) / TASK)};
     optimizer->first = xm_calloc_aligned(network->total, sizeof(float));
     optimizer->second = xm_calloc_aligned(network->total, sizeof(float));
     optimizer->partial = xm_calloc((size_t)optimizer->tasks, sizeof(double));
@@ -48,6 +49,8 @@ void xm_optimizer_free(xm_optimizer *optimizer)
 
 typedef struct {
     xm_optimizer *optimizer;
+    float *const *groups; /* their gradients; the mean goes into the first */
+    int32_t group_count;
     const float *gradients;
     float *parameters;
     xm_adam_step step;
@@ -59,19 +62,23 @@ static size_t range_end(const xm_optimizer *optimizer, int32_t task)
     return end < optimizer->network->total ? end : optimizer->network->total;
 }
 
-static void norm_task(void *context, int32_t task, int32_t thread)
+static void mean_task(void *context, int32_t task, int32_t thread)
 {
     (void)thread;
     const update_job *job = context;
-    size_t begin = (size_t)task * TASK;
-    job->optimizer->partial[task] =
-        xm_row_square_sum(job->gradients + begin, range_end(job->optimizer, task) - begin);
+    size_t begin = (size_t)task * TASK, count = range_end(job->optimizer, task) - begin;
+    float *mean = job->groups[0] + begin;
+    for (int32_t group = 1; group < job->group_count; group++)
+        xm_row_add_scaled(mean, job->groups[group] + begin, 1.0f, count);
+    if (job->group_count > 1)
+        xm_row_scale(mean, mean, 1.0f / (float)job->group_count, count);
+    job->optimizer->partial[task] = xm_row_square_sum(mean, count);
 }
 
-double xm_gradient_norm(xm_optimizer *optimizer, const float *gradients)
+double xm_gradient_mean(xm_optimizer *optimizer, float *const *gradients, int32_t groups)
 {
-    update_job job = {.optimizer = optimizer, .gradients = gradients};
-    xm_pool_run(optimizer->pool, optimizer->tasks, norm_task, &job);
+    update_job job = {.optimizer = optimizer, .groups = gradients, .group_count = groups};
+    xm_workers_run(optimizer->workers, optimizer->tasks, mean_task, &job);
     double sum = 0;
     for (int32_t task = 0; task < optimizer->tasks; task++)
         sum += optimizer->partial[task];
@@ -112,5 +119,5 @@ void xm_optimizer_step(xm_optimizer *optimizer, const xm_optimizer_rule *rule, i
                                .epsilon = 1e-8f,
                                .decay = (float)(rate * rule->weight_decay),
                                .gradient_scale = (float)clip}};
-    xm_pool_run(optimizer->pool, optimizer->tasks, update_task, &job);
+    xm_workers_run(optimizer->workers, optimizer->tasks, update_task, &job);
 }

@@ -5,8 +5,8 @@
 #ifndef XM_TRAIN_OPTIMIZER_H
 #define XM_TRAIN_OPTIMIZER_H
 
-#include "base/pool.h"
 #include "train/network.h"
+#include "train/workers.h"
 
 typedef struct {
     double peak_rate, final_rate;
@@ -20,18 +20,18 @@ double xm_learning_rate(const xm_optimizer_rule *rule, int64_t step);
 
 typedef struct {
     const xm_network *network;
-    xm_pool *pool;
+    xm_workers *workers;
     float *first, *second; /* moments, [network->total] */
     double *partial;       /* one sum of squares per task */
     int32_t tasks;
 } xm_optimizer;
 
-xmoe_status xm_optimizer_create(const xm_network *network, xm_pool *pool, xm_optimizer *optimizer,
-                                xmoe_error *error);
+xmoe_status xm_optimizer_create(const xm_network *network, xm_workers *workers,
+                                xm_optimizer *optimizer, xmoe_error *error);
 void xm_optimizer_free(xm_optimizer *optimizer);
 
-/* The norm over all gradients. */
-double xm_gradient_norm(xm_optimizer *optimizer, const float *gradients);
+/* Makes gradients[0] the mean of the group gradients and returns its norm. */
+double xm_gradient_mean(xm_optimizer *optimizer, float *const *gradients, int32_t groups);
 /* One update; norm is that of gradients. */
 void xm_optimizer_step(xm_optimizer *optimizer, const xm_optimizer_rule *rule, int64_t step,
                        double norm, const float *gradients, float *parameters);

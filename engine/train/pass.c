@@ -232,11 +232,6 @@ void xm_pass_free(xm_pass *pass)
     xm_free(pass);
 }
 
-void xm_pass_use_pool(xm_pass *pass, xm_pool *pool)
-{
-    pass->pool = pool;
-}
-
 const float *xm_pass_losses(const xm_pass *pass)
 {
     return pass->losses;

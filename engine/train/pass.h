@@ -43,9 +43,6 @@ void xm_pass_free(xm_pass *pass);
 void xm_pass_run(xm_pass *pass, const float *parameters, const int32_t *tokens,
                  const int32_t *targets, float *gradients, xm_pass_result *result);
 
-/* Another pool, of at most as many threads as the one that the pass was made with, or NULL. */
-void xm_pass_use_pool(xm_pass *pass, xm_pool *pool);
-
 /* After a run: the loss of each row. */
 const float *xm_pass_losses(const xm_pass *pass);
 /* After a run with a loss that is not finite: where the first such value is, as "block 3, FFN". */

@@ -5,7 +5,6 @@
 #include "train/run.h"
 
 #include "base/clock.h"
-#include "train/machine_share.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -169,11 +168,8 @@ xmoe_status xm_run(xm_trainer *trainer, const xm_corpus *corpus, const xm_run_pl
     xmoe_status status = open_log(&run, error);
     run.line_began = xm_clock_now(&run.clock);
     bool stop = false;
-    xm_machine_share share = xm_machine_share_start(xm_trainer_threads(trainer));
-    while (status == XMOE_OK && !stop && xm_trainer_steps_done(trainer) < last_step) {
+    while (status == XMOE_OK && !stop && xm_trainer_steps_done(trainer) < last_step)
         status = advance(&run, &stop, error);
-        xm_trainer_use_threads(trainer, !xm_machine_share_judge(&share));
-    }
     if (run.log != NULL && fclose(run.log) != 0 && status == XMOE_OK)
         status =
             xm_fail(error, XMOE_ERROR_IO, "cannot write %s: %s", plan->log_path, strerror(errno));

@@ -1,8 +1,11 @@
 /*
  * trainer.h - a training run: everything that one step needs, made once.
  *
- * The trainer is used by one thread, which opens the pool's regions. Results do not depend on the
- * number of threads; a run that is saved and loaded goes on bit for bit.
+ * The sequences of a step are split into groups of equal size, each a pass of its own on one
+ * thread; the step's gradient is the mean of theirs. Capacity and balance of the experts are a
+ * group's: a group is what a rank with its micro-batch is in training on many machines. Results
+ * depend on the number of groups, not on the number of threads; a run that is saved and loaded goes
+ * on bit for bit.
  */
 #ifndef XM_TRAIN_TRAINER_H
 #define XM_TRAIN_TRAINER_H
@@ -15,6 +18,8 @@
 typedef struct {
     xm_network_shape shape; /* vocabulary is taken from the corpus */
     int32_t sequences;      /* of a step */
+    int32_t groups;         /* divides sequences */
+    int32_t threads;        /* 0: all CPUs */
     xm_optimizer_rule rule;
     float capacity_factor; /* 0: none */
     int32_t min_capacity;
@@ -31,9 +36,9 @@ typedef struct {
 
 typedef struct xm_trainer xm_trainer;
 
-/* The corpus, the pool and what options points to must live longer than the trainer. */
+/* The corpus and what options points to must live longer than the trainer. */
 xmoe_status xm_trainer_create(const xm_trainer_options *options, const xm_corpus *corpus,
-                              xm_pool *pool, xm_trainer **trainer, xmoe_error *error);
+                              xm_trainer **trainer, xmoe_error *error);
 void xm_trainer_free(xm_trainer *trainer);
 
 const xm_network *xm_trainer_network(const xm_trainer *trainer);
@@ -43,11 +48,6 @@ uint64_t xm_trainer_steps_done(const xm_trainer *trainer);
 /* One step. INTERNAL with step and place if loss or gradient is not finite; parameters are then
  * still those of the step before. */
 xmoe_status xm_trainer_step(xm_trainer *trainer, xm_step_report *report, xmoe_error *error);
-
-/* One thread, or all of the pool, from the next step on. Does not change results. */
-void xm_trainer_use_threads(xm_trainer *trainer, bool all);
-/* Threads of the pool. */
-int32_t xm_trainer_threads(const xm_trainer *trainer);
 
 /* The validation text of one domain, as serving would see it. */
 xmoe_status xm_trainer_validate(xm_trainer *trainer, int32_t domain, int32_t max_windows,

@@ -32,17 +32,24 @@ void xm_vocabulary_free(xm_vocabulary *vocabulary)
     *vocabulary = (xm_vocabulary){0};
 }
 
+/* Under another name first: a run that is killed here leaves no half vocabulary behind. */
 xmoe_status xm_vocabulary_save(const xm_vocabulary *vocabulary, const char *path, xmoe_error *error)
 {
-    FILE *file = fopen(path, "w");
+    char temporary[4096];
+    if (snprintf(temporary, sizeof temporary, "%s.partial", path) >= (int)sizeof temporary)
+        return xm_fail_argument(error, "vocabulary", "the path of the vocabulary is too long");
+    FILE *file = fopen(temporary, "w");
     if (file == NULL)
-        return xm_fail(error, XMOE_ERROR_IO, "cannot write %s: %s", path, strerror(errno));
+        return xm_fail(error, XMOE_ERROR_IO, "cannot write %s: %s", temporary, strerror(errno));
     fprintf(file, "xmoe-vocabulary 1 %d\n", xm_vocabulary_size(vocabulary));
     for (int32_t i = 0; i < vocabulary->merge_count; i++)
         fprintf(file, "%d %d\n", vocabulary->merges[i].left, vocabulary->merges[i].right);
     bool failed = ferror(file) != 0;
-    if (fclose(file) != 0 || failed)
-        return xm_fail(error, XMOE_ERROR_IO, "cannot write %s: %s", path, strerror(errno));
+    if (fclose(file) != 0 || failed || rename(temporary, path) != 0) {
+        xm_fail(error, XMOE_ERROR_IO, "cannot write %s: %s", path, strerror(errno));
+        remove(temporary);
+        return XMOE_ERROR_IO;
+    }
     return XMOE_OK;
 }
 
