@@ -27,6 +27,14 @@
 #define XM_JOIN(name, isa)  XM_JOIN_(name, isa)
 #define XM_VARIANT(name)    XM_JOIN(name, XM_ISA)
 
+/* How far loops over the pairs of a block are written out. Checks at each access would make that
+ * code huge and slow to compile: not under the address sanitizer. */
+#if defined(__SANITIZE_ADDRESS__)
+enum { XM_UNROLL = 1 };
+#else
+enum { XM_UNROLL = 16 };
+#endif
+
 #if defined(__AVX512F__)
 #include "kernels/lanes_avx512.h"
 #else

@@ -50,7 +50,7 @@ XM_INLINE void q8_dots(int rows, const uint8_t *q, const int16_t *const x[], siz
     const size_t splits = rows == 1 ? 4 : rows == 2 ? 2 : 1;
     xm_ints sum[4 * XM_MOST_TILE];
 
-#pragma GCC unroll 16
+#pragma GCC unroll XM_UNROLL
     for (size_t j = 0; j < 16; j++) {
         xm_pairs w = xm_pairs_load_i8(q + j * 2 * XM_PANEL);
 #pragma GCC unroll 8
@@ -77,7 +77,7 @@ XM_INLINE void q4_dots(int rows, const uint8_t *q, const int16_t *const x[], siz
 #pragma GCC unroll 16
     for (size_t i = 0; i < (size_t)rows * splits; i++)
         sum[i] = xm_ints_zero();
-#pragma GCC unroll 8
+#pragma GCC unroll XM_UNROLL
     for (size_t j = 0; j < 8; j++) {
         xm_pairs low, high;
 
@@ -102,7 +102,7 @@ XM_INLINE xm_ints q4_dot(const uint8_t *q, const int16_t *x, int32_t x_sum)
 {
     xm_ints sum[4] = {xm_ints_set(-8 * x_sum), xm_ints_zero(), xm_ints_zero(), xm_ints_zero()};
 
-#pragma GCC unroll 8
+#pragma GCC unroll XM_UNROLL
     for (size_t j = 0; j < 8; j++) {
         xm_ints *s = &sum[j % 2 * 2];
         xm_pairs low, high;
