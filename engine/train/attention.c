@@ -63,8 +63,8 @@ static void forward_task(void *context, int32_t task, int32_t thread)
                keys);
     for (int32_t i = 0; i < count; i++) {
         float *row = p + (size_t)i * (size_t)keys;
-        size_t row_index = base + (size_t)(first + i), visible = (size_t)(first + i + 1);
-        job->log_sums[row_index * (size_t)s->heads + (size_t)head] =
+        size_t position = (size_t)first + (size_t)i, visible = position + 1;
+        job->log_sums[(base + position) * (size_t)s->heads + (size_t)head] =
             xm_row_softmax(row, job->scale, visible);
         memset(row + visible, 0, ((size_t)keys - visible) * sizeof *row);
     }
@@ -89,7 +89,7 @@ static void backward_block(const attention_job *job, int32_t block, size_t base,
     const xm_attention_shape *s = &job->shape;
     int32_t first = block * QUERIES, count = block_queries(job, block), keys = first + count;
     int32_t stride = 3 * s->width, size = job->head_size;
-    size_t width = (size_t)s->width, column = (size_t)(head * size);
+    size_t width = (size_t)s->width, column = (size_t)head * (size_t)size;
     const float *q = job->qkv + base * 3 * width + column, *k = q + width, *v = k + width;
     float *dq = job->dqkv + base * 3 * width + column, *dk = dq + width, *dv = dk + width;
     const float *q_block = q + (size_t)first * 3 * width;
@@ -101,7 +101,7 @@ static void backward_block(const attention_job *job, int32_t block, size_t base,
     xm_gemm_nt(count, keys, size, dout, s->width, v, stride, 0.0f, dp, keys);
     for (int32_t i = 0; i < count; i++) {
         float *p_row = p + (size_t)i * (size_t)keys, *dp_row = dp + (size_t)i * (size_t)keys;
-        size_t row = base + (size_t)(first + i), visible = (size_t)(first + i + 1);
+        size_t row = base + (size_t)first + (size_t)i, visible = row - base + 1;
         xm_row_exp(p_row, job->scale, job->log_sums_in[row * (size_t)s->heads + (size_t)head],
                    visible);
         float mean = xm_row_dot(dout + (size_t)i * width, out + (size_t)i * width, (size_t)size);

@@ -47,7 +47,7 @@ xmoe_status xm_evaluator_create(const xm_network *network, const xm_tokenizer *t
             evaluator->token_bytes == NULL)
             status = xm_fail_memory(error, "evaluator", rows * sizeof(int32_t));
     }
-    if (status != XMOE_OK) {
+    if (status != XMOE_OK || evaluator->token_bytes == NULL) {
         xm_evaluator_free(evaluator);
         return status;
     }

@@ -171,7 +171,8 @@ void xm_gelu_backward(xm_pool *pool, const float *x, const float *dy, float *dx,
 
 typedef struct {
     const float *x, *dy, *weight, *bias;
-    float *y, *dx, *statistics, *partial;
+    float *y, *dx, *statistics_out, *partial;
+    const float *statistics;
     float epsilon;
     int32_t rows, width;
 } norm_job;
@@ -189,8 +190,8 @@ static void norm_forward_task(void *context, int32_t task, int32_t thread)
     size_t width = (size_t)job->width, row, end;
     for (norm_range(job, task, &row, &end); row < end; row++)
         xm_row_layer_norm(job->y + row * width, job->x + row * width, job->weight, job->bias,
-                          job->epsilon, &job->statistics[2 * row], &job->statistics[2 * row + 1],
-                          width);
+                          job->epsilon, &job->statistics_out[2 * row],
+                          &job->statistics_out[2 * row + 1], width);
 }
 
 void xm_layer_norm_forward(xm_pool *pool, const float *x, const float *weight, const float *bias,
@@ -201,7 +202,7 @@ void xm_layer_norm_forward(xm_pool *pool, const float *x, const float *weight, c
                     .bias = bias,
                     .epsilon = epsilon,
                     .y = y,
-                    .statistics = statistics,
+                    .statistics_out = statistics,
                     .rows = rows,
                     .width = width};
     xm_pool_run(pool, XM_NORM_CHUNKS, norm_forward_task, &job);
@@ -227,7 +228,7 @@ void xm_layer_norm_backward(xm_pool *pool, const float *dy, const float *x, cons
     norm_job job = {.dy = dy,
                     .x = x,
                     .weight = weight,
-                    .statistics = (float *)(uintptr_t)statistics,
+                    .statistics = statistics,
                     .dx = dx,
                     .partial = partial,
                     .rows = rows,

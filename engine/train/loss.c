@@ -43,7 +43,7 @@ static void rows_task(void *context, int32_t task, int32_t thread)
     const xm_loss_job *job = part->job;
     int32_t begin = task * ROW_TASK;
     int32_t rows = part->rows - begin < ROW_TASK ? part->rows - begin : ROW_TASK;
-    size_t first = (size_t)(part->first + begin);
+    size_t first = (size_t)part->first + (size_t)begin;
     float *logits = job->logits + (size_t)begin * (size_t)job->vocabulary;
     xm_gemm_nt(rows, job->vocabulary, job->width, job->h + first * (size_t)job->width, job->width,
                job->weight, job->width, 0.0f, logits, job->vocabulary);

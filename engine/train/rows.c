@@ -142,7 +142,7 @@ XM_CLONES void xm_rows_add_bias(float *restrict y, const float *restrict bias, s
 
 XM_INLINE float row_maximum(const float *x, size_t count)
 {
-    lanes best;
+    lanes best = {0};
     for (int32_t lane = 0; lane < LANES; lane++)
         best[lane] = x[0];
     size_t i = 0;

@@ -45,7 +45,7 @@ static xmoe_status allocate(xm_trainer *trainer, xmoe_error *error)
     trainer->parameters = xm_calloc_aligned(total, sizeof(float));
     trainer->tokens = xm_calloc(rows, sizeof(int32_t));
     trainer->targets = xm_calloc(rows, sizeof(int32_t));
-    trainer->passes = xm_calloc(groups, sizeof *trainer->passes);
+    trainer->passes = xm_calloc(groups, sizeof(void *));
     trainer->gradients = xm_calloc(groups, sizeof *trainer->gradients);
     trainer->results = xm_calloc(groups, sizeof *trainer->results);
     if (trainer->parameters == NULL || trainer->tokens == NULL || trainer->targets == NULL ||

@@ -166,7 +166,7 @@ xmoe_status xm_vocabulary_make_strings(const xm_vocabulary *vocabulary,
     if (lengths == NULL || strings->tokens == NULL || strings->types == NULL ||
         strings->merges == NULL)
         status = xm_fail_memory(error, "vocabulary", size * sizeof(xm_string));
-    if (status == XMOE_OK)
+    if (status == XMOE_OK && lengths != NULL)
         status = measure(vocabulary, lengths, &total, error);
     if (status == XMOE_OK) {
         strings->memory = xm_calloc(total, 1);
