@@ -59,8 +59,11 @@ static void on_event(void *context, const xmoe_event *event)
     const xm_part *part = context;
     xm_generation *generation = part->generation;
     xm_exchange *exchange = generation->exchange;
+    xmoe_event kept = *event;
+    if (event->kind == XMOE_EVENT_TOKEN && !generation->params.timings_per_token)
+        kept.summary = NULL; /* nobody will look at it */
     xm_event *copy =
-        xm_event_copy(event, part->index, generation->params.prompts[part->index].count);
+        xm_event_copy(&kept, part->index, generation->params.prompts[part->index].count);
     pthread_mutex_lock(&generation->lock);
     bool good = keep_event(generation, copy);
     if (event->kind == XMOE_EVENT_END)

@@ -316,7 +316,10 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
     pthread_mutex_lock(&exchange->lock);
     bool timed_out = exchange->phase == XM_PHASE_TIMED_OUT;
     pthread_mutex_unlock(&exchange->lock);
-    if (how != MHD_REQUEST_TERMINATED_COMPLETED_OK) {
+    /* Many clients hang up as soon as they have read [DONE]. */
+    bool whole = how == MHD_REQUEST_TERMINATED_COMPLETED_OK ||
+                 (exchange->stream_ended && exchange->out.length == 0);
+    if (!whole) {
         if (exchange->kind)
             xm_exchange_gone(exchange);
         if (exchange->status != 413)

@@ -78,6 +78,23 @@ static int serve(xm_server *server, const xm_command_line *line, const sigset_t 
     }
 }
 
+static bool stop_is_asked(void)
+{
+    sigset_t pending;
+    return sigpending(&pending) == 0 &&
+           (sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1);
+}
+
+/* A signal need not wait for a large model. */
+static bool go_on_loading(void *context, const char *what, uint64_t done, uint64_t total)
+{
+    (void)context;
+    (void)what;
+    (void)done;
+    (void)total;
+    return !stop_is_asked();
+}
+
 static bool model_path(const xm_settings *settings, char *path, size_t size)
 {
     if (settings->model_path[0]) {
@@ -110,10 +127,14 @@ static int start(xm_settings *settings, const xm_command_line *line)
     }
     xm_log_line(XM_LOG_INFO, "listening on http://%s%s%s:%u", six ? "[" : "", host, six ? "]" : "",
                 server->port);
-    if (!xm_server_load(server, path, message, sizeof message)) {
-        xm_log_line(XM_LOG_ERROR, "cannot serve %s: %s", path, message);
+    if (!xm_server_load(server, path, go_on_loading, message, sizeof message)) {
+        bool stopped = stop_is_asked();
+        if (stopped)
+            xm_log_line(XM_LOG_INFO, "stopped while loading");
+        else
+            xm_log_line(XM_LOG_ERROR, "cannot serve %s: %s", path, message);
         xm_server_free(server);
-        return 1;
+        return stopped ? 0 : 1;
     }
     const xmoe_model_info *info = xmoe_model_get_info(server->model);
     xm_log_line(XM_LOG_INFO,

@@ -114,11 +114,13 @@ static xmoe_status create_engine(xm_server *server, const xm_settings *settings,
     return xmoe_engine_create(server->model, &options, &server->engine, error);
 }
 
-bool xm_server_load(xm_server *server, const char *path, char *message, size_t size)
+bool xm_server_load(xm_server *server, const char *path, xmoe_progress_fn progress, char *message,
+                    size_t size)
 {
     xm_settings *settings = xm_server_settings(server);
     xmoe_error error = {0};
-    xmoe_model_options options = {.threads = (int32_t)settings->engine_threads};
+    xmoe_model_options options = {.threads = (int32_t)settings->engine_threads,
+                                  .progress = progress};
     if (strcmp(settings->engine_isa, "auto") != 0)
         options.isa = settings->engine_isa;
     xmoe_status status = xmoe_model_load(path, &options, &server->model, &error);

@@ -49,8 +49,9 @@ struct xm_server {
 
 /* Listens and answers; takes over the caller's reference to settings. NULL with a message. */
 xm_server *xm_server_start(xm_settings *settings, char *message, size_t size);
-/* Loads the model at path and starts the engine. */
-bool xm_server_load(xm_server *server, const char *path, char *message, size_t size);
+/* Loads the model at path and starts the engine. progress may be NULL; it can stop the loading. */
+bool xm_server_load(xm_server *server, const char *path, xmoe_progress_fn progress, char *message,
+                    size_t size);
 /* Refuses new generations; those that run go on. */
 void xm_server_drain(xm_server *server);
 /* True when no request waits for the engine. */

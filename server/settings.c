@@ -85,7 +85,7 @@ const xm_setting xm_setting_table[] = {
      "most tokens per choice, whatever is asked; 0: up to the context"},
     {"limits.request_seconds", XM_SETTING_INTEGER, AT(limits_request_seconds), 0, 86400, NULL, "0", true, false,
      "longest time of a generation, then it ends with finish_reason length; 0: no limit"},
-    {"limits.stream_bytes", XM_SETTING_INTEGER, AT(limits_stream_bytes), 65536, 1e9, NULL, "4194304", true, false,
+    {"limits.stream_bytes", XM_SETTING_INTEGER, AT(limits_stream_bytes), 65536, 1e9, NULL, "16777216", true, false,
      "events waiting for a client that reads slowly; more: the stream is cut"},
     {"limits.stall_seconds", XM_SETTING_INTEGER, AT(limits_stall_seconds), 1, 3600, NULL, "60", true, false,
      "time that a client may leave its answer unread, then it is cut"},

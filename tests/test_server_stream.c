@@ -196,16 +196,14 @@ static void hang_up_ends_a_waiting_request(void **state)
 static void slow_reader_is_cut_alone(void **state)
 {
     (void)state;
-    double before = server_metric(&server, ABORTED);
+    double before = server_metric(&server, ABORTED), gone = server_metric(&server, HANG_UPS);
     int fd = open_request("{\"prompt\": \"x\", \"stream\": true, " LONG "}", 4096);
     assert_true(http_readable(fd, 20000));
     cJSON_Delete(server_post_json(&server, "/v1/completions",
                                   "{\"prompt\": \"y\", \"max_tokens\": 4}", 200));
     assert_true(server_metric_becomes(&server, ABORTED, before + 1));
     assert_true(server_metric_becomes(&server, BLOCKS, 0));
-    http_answer cut = http_read(fd);
-    assert_int_equal(cut.status, -200); /* begun, never finished */
-    http_free(&cut);
+    assert_true(server_metric_becomes(&server, HANG_UPS, (gone < 0 ? 0 : gone) + 1));
     close(fd);
 }
 
