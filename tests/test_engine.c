@@ -24,6 +24,37 @@ enum { CONTEXT = 128, VOCABULARY = 300, EXPERTS = 12, MOE_LAYERS = 2, MAX_CHOICE
 
 static xmoe_model *model;
 
+/* Writes a random model and loads it into `model`; 0 or -1. */
+static int write_and_load(int32_t moe_every)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/tmp/xmoe-engine-%d.gguf", (int)getpid());
+    xmoe_random_model shape = {.context_length = CONTEXT,
+                               .embedding_length = 32,
+                               .layer_count = 4,
+                               .head_count = 2,
+                               .feed_forward_length = 64,
+                               .expert_count = EXPERTS,
+                               .expert_feed_forward_length = 32,
+                               .vocabulary_size = VOCABULARY,
+                               .moe_every = moe_every,
+                               .router = {.threshold = 0.8F, .min_experts = 1},
+                               .router_spread = 2,
+                               .tied_output = false,
+                               .type = "Q8_0",
+                               .seed = 11};
+    bool loaded = xmoe_random_model_write(path, &shape, NULL, NULL, NULL) == XMOE_OK &&
+                  xmoe_model_load(path, NULL, &model, NULL) == XMOE_OK;
+    unlink(path);
+    return loaded ? 0 : -1;
+}
+
+static int load_model(void **state)
+{
+    (void)state;
+    return write_and_load(2);
+}
+
 /* --- a call: a request and all it was told ---------------------------------------------------- */
 
 typedef struct {
@@ -786,6 +817,27 @@ static void slots_and_figures_can_be_read_while_it_runs(void **state)
     xmoe_engine_free(engine);
 }
 
+static void a_model_without_experts_serves_too(void **state)
+{
+    (void)state;
+    xmoe_model *with_experts = model;
+    assert_int_equal(write_and_load(0), 0);
+    xmoe_engine *engine = create_small();
+    call *c = new_call(1);
+    run(engine, c);
+    assert_int_equal(c->finish, XMOE_FINISH_LENGTH);
+    assert_true(c->summary.mean_active_experts == 0);
+    assert_int_equal(c->choices[0].routed_pairs, 0);
+    xmoe_usage *usage = usage_of(engine, XMOE_PHASE_ALL);
+    assert_int_equal(usage->layer_count, 0);
+    assert_int_equal(usage->tokens, 0);
+    xmoe_usage_free(usage);
+    free(c);
+    xmoe_engine_free(engine);
+    xmoe_model_free(model);
+    model = with_experts;
+}
+
 /* --- set-up ----------------------------------------------------------------------------------- */
 
 static void failed_allocations_at_creation_leave_nothing(void **state)
@@ -807,31 +859,6 @@ static void failed_allocations_at_creation_leave_nothing(void **state)
     }
     assert_true(n > 15);
     xmoe_engine_free(engine);
-}
-
-static int load_model(void **state)
-{
-    (void)state;
-    char path[64];
-    snprintf(path, sizeof path, "/tmp/xmoe-engine-%d.gguf", (int)getpid());
-    xmoe_random_model shape = {.context_length = CONTEXT,
-                               .embedding_length = 32,
-                               .layer_count = 4,
-                               .head_count = 2,
-                               .feed_forward_length = 64,
-                               .expert_count = EXPERTS,
-                               .expert_feed_forward_length = 32,
-                               .vocabulary_size = VOCABULARY,
-                               .moe_every = 2,
-                               .router = {.threshold = 0.8F, .min_experts = 1},
-                               .router_spread = 2,
-                               .tied_output = false,
-                               .type = "Q8_0",
-                               .seed = 11};
-    bool loaded = xmoe_random_model_write(path, &shape, NULL, NULL, NULL) == XMOE_OK &&
-                  xmoe_model_load(path, NULL, &model, NULL) == XMOE_OK;
-    unlink(path);
-    return loaded ? 0 : -1;
 }
 
 static int free_model(void **state)
@@ -859,6 +886,7 @@ int main(void)
         cmocka_unit_test(freeing_ends_all_requests),
         cmocka_unit_test(the_default_routing_is_taken_at_submission),
         cmocka_unit_test(slots_and_figures_can_be_read_while_it_runs),
+        cmocka_unit_test(a_model_without_experts_serves_too),
         cmocka_unit_test(failed_allocations_at_creation_leave_nothing),
     };
     return cmocka_run_group_tests(tests, load_model, free_model);

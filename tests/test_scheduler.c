@@ -32,7 +32,7 @@ enum {
     MOE_LAYERS = 2,
     MAX_BLOCKS = 200,
     MAX_ROWS = 256,
-    MAX_REQUESTS = 3000,
+    MAX_REQUESTS = 2000,
     MAX_CHOICES = 5
 };
 
@@ -545,7 +545,7 @@ static void run_load(int32_t requests, int32_t blocks, int32_t max_sequences, in
 static void thousands_of_requests_in_block_famine(void **state)
 {
     (void)state;
-    run_load(3000, 8, 6, 32, true, 1);
+    run_load(2000, 8, 6, 32, true, 1);
 }
 
 static void every_shape_of_scheduler_serves_its_load(void **state)
@@ -576,6 +576,26 @@ static void decoding_takes_turns_when_the_budget_is_short(void **state)
         assert_int_equal(c->told[i].count, 7);
     run_until_idle(b);
     free_bench(b);
+}
+
+static void prompts_get_their_share_beside_much_decoding(void **state)
+{
+    (void)state;
+    for (int32_t budget = 1; budget <= 4; budget++) {
+        bench *b = create_bench(MAX_BLOCKS, 8, budget, true);
+        client *busy = new_client(b, 0, 1, 0), *late = new_client(b, 1, 12, 1);
+        busy->params.ignore_eos = true;
+        busy->params.max_tokens = 90;
+        busy->params.choices = MAX_CHOICES;
+        submit(b, busy);
+        step(b);
+        submit(b, late);
+        for (int32_t n = 0; n < (budget == 1 ? 25 : 13) && late->told[0].count == 0; n++)
+            step(b);
+        assert_int_equal(late->told[0].count, 1); /* at least one token of prompt per step */
+        run_until_idle(b);
+        free_bench(b);
+    }
 }
 
 static void choices_share_the_blocks_of_their_prompt(void **state)
@@ -625,6 +645,76 @@ static void a_prefix_is_computed_once(void **state)
             assert_int_equal(c->summary.cached_tokens, hit);
         }
         assert_int_equal(stats_of(b).prefix_queries, 3 * lengths[i]);
+        free_bench(b);
+    }
+}
+
+/* What one choice made is a prefix for who goes on from there. */
+static void outputs_feed_the_cache_too(void **state)
+{
+    (void)state;
+    bench *b = create_bench(MAX_BLOCKS, 4, 64, true);
+    client *first = new_client(b, 0, 20, 5);
+    first->params.choices = 2;
+    first->params.max_tokens = 45;
+    first->params.ignore_eos = true;
+    submit(b, first);
+    run_until_idle(b);
+    for (int32_t i = 0; i < 2; i++) {
+        client *next = new_client(b, 1, 66, 5); /* 20 tokens of the prompt, 45 made, a new one */
+        memcpy(next->prompt + 20, first->told[i].tokens, 45 * sizeof(int32_t));
+        submit(b, next);
+        run_until_idle(b);
+        assert_int_equal(next->summary.cached_tokens, 64);
+        check_answer(next);
+    }
+    free_bench(b);
+}
+
+/* A request preempted before its prompt was done may find more of it in the cache the second time:
+ * the tokens that it never computed itself count as cached, each once. */
+static void a_prefix_found_after_preemption_counts_once(void **state)
+{
+    (void)state;
+    bench *b = create_bench(12, 4, 2, true);
+    client *oldest = new_client(b, 0, 14, 1), *same = new_client(b, 1, 64, 2);
+    oldest->params.max_tokens = 80;
+    oldest->params.ignore_eos = true;
+    submit(b, oldest);
+    submit(b, same);
+    while (oldest->told[0].count < 20) /* one token for it, one for the other's prompt */
+        step(b);
+    client *late = new_client(b, 2, 64, 2);
+    late->params.expert_usage = late->params.routed_experts = true;
+    submit(b, late);
+    run_until_idle(b);
+    assert_true(stats_of(b).preemptions > 0);
+    assert_int_equal(stats_of(b).prefix_hits, 16);        /* at its first start */
+    assert_in_range(late->summary.cached_tokens, 17, 48); /* less what it computed itself */
+    check_answer(late);
+    free_bench(b);
+}
+
+/* A position's phase does not depend on how prompts are cut into chunks. */
+static void phases_are_told_apart_in_any_chunks(void **state)
+{
+    (void)state;
+    static const int32_t budgets[] = {1, 3, 64};
+    for (size_t i = 0; i < 3; i++) {
+        bench *b = create_bench(MAX_BLOCKS, 4, budgets[i], false);
+        for (int32_t n = 0; n < 3; n++) {
+            client *c = new_client(b, n, 21, (uint64_t)n);
+            c->params.ignore_eos = true;
+            submit(b, c);
+        }
+        run_until_idle(b);
+        xmoe_usage *prefill, *decode;
+        xm_usage_snapshot(b->usage, -1, XMOE_PHASE_PREFILL, 0, &prefill, NULL);
+        xm_usage_snapshot(b->usage, -1, XMOE_PHASE_DECODE, 0, &decode, NULL);
+        assert_int_equal(prefill->tokens, 3 * 21);
+        assert_int_equal(decode->tokens, 3 * 15); /* the last token passes through no layer */
+        xmoe_usage_free(prefill);
+        xmoe_usage_free(decode);
         free_bench(b);
     }
 }
@@ -828,9 +918,13 @@ int main(void)
         cmocka_unit_test(thousands_of_requests_in_block_famine),
         cmocka_unit_test(every_shape_of_scheduler_serves_its_load),
         cmocka_unit_test(decoding_takes_turns_when_the_budget_is_short),
+        cmocka_unit_test(prompts_get_their_share_beside_much_decoding),
         cmocka_unit_test(choices_share_the_blocks_of_their_prompt),
         cmocka_unit_test(more_choices_than_sequences_run_in_turn),
         cmocka_unit_test(a_prefix_is_computed_once),
+        cmocka_unit_test(outputs_feed_the_cache_too),
+        cmocka_unit_test(a_prefix_found_after_preemption_counts_once),
+        cmocka_unit_test(phases_are_told_apart_in_any_chunks),
         cmocka_unit_test(a_score_without_tokens_ends_with_length),
         cmocka_unit_test(a_full_context_ends_with_length),
         cmocka_unit_test(deadlines_end_waiting_and_running_requests),

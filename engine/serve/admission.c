@@ -58,6 +58,7 @@ static void join_running(xm_scheduler *s, xm_sequence *sequence)
         s->running[at] = s->running[at - 1];
     s->running[at] = sequence;
     sequence->state = XM_SEQUENCE_RUNNING;
+    sequence->request->running++;
 }
 
 /* Last block first, so that a chain's beginning stays in the cache longest. */
@@ -80,6 +81,7 @@ void xm_admission_remove(xm_scheduler *s, xm_sequence *sequence)
     while (s->running[at] != sequence)
         at++;
     s->running_count--;
+    sequence->request->running--;
     for (; at < s->running_count; at++)
         s->running[at] = s->running[at + 1];
     give_back_blocks(s, sequence);

@@ -61,21 +61,34 @@ static xm_sequence *longest_idle(const xm_scheduler *s, uint64_t since)
     return best;
 }
 
-/* One token for each decoding sequence; in turns if there are more of them than budget. */
+/* Tokens of the budget that decoding must leave to prompts: a quarter, if they need it. With a
+ * budget of 1 they alternate. */
+static int32_t share_of_prompts(const xm_scheduler *s, int32_t budget)
+{
+    int32_t share = budget > 1 ? (budget + 3) / 4 : (int32_t)(s->stats.steps % 2);
+    int32_t needed = 0;
+    for (int32_t i = 0; i < s->running_count && needed < share; i++)
+        needed += is_decoding(s->running[i]) ? 0 : pending(s->running[i]);
+    return needed < share ? needed : share;
+}
+
+/* One token for each decoding sequence; in turns if there are more of them than budget. Returns
+ * what is left of it. */
 static int32_t choose_decoding(xm_scheduler *s, int32_t budget)
 {
-    int32_t decoding = 0;
+    int32_t decoding = 0, limit = budget - share_of_prompts(s, budget);
     for (int32_t i = 0; i < s->running_count; i++)
         decoding += is_decoding(s->running[i]);
-    if (decoding <= budget) {
+    if (decoding <= limit) {
         for (int32_t i = 0; i < s->running_count; i++)
             if (is_decoding(s->running[i]))
                 add_entry(s, s->running[i], 1);
         return budget - decoding;
     }
-    for (uint64_t since = s->turns; budget > 0; budget--)
+    uint64_t since = s->turns;
+    for (int32_t i = 0; i < limit; i++)
         add_entry(s, longest_idle(s, since), 1);
-    return 0;
+    return budget - limit;
 }
 
 static void choose_prompts(xm_scheduler *s, int32_t budget)

@@ -62,6 +62,7 @@ struct xm_request {
 
     xm_sequence *sequences; /* [params.choices] */
     int32_t live;           /* sequences not ended */
+    int32_t running;        /* sequences running */
     bool started;           /* has run at least once */
     int32_t cached_tokens;
     int32_t progress; /* prompt tokens that the last PROGRESS event told of */

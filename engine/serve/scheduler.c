@@ -246,21 +246,12 @@ void xm_scheduler_step(xm_scheduler *s)
 
 /* --- figures --- */
 
-static bool is_running(const xm_request *request)
-{
-    for (int32_t i = 0; i < request->params.choices; i++)
-        if (request->sequences[i].state == XM_SEQUENCE_RUNNING)
-            return true;
-    return false;
-}
-
 void xm_scheduler_stats(const xm_scheduler *s, xmoe_engine_stats *stats)
 {
     *stats = s->stats;
     for (const xm_request *request = s->requests; request != NULL; request = request->next) {
-        bool running = is_running(request);
-        stats->requests_running += running;
-        stats->requests_waiting += !running;
+        stats->requests_running += request->running > 0;
+        stats->requests_waiting += request->running == 0;
     }
     stats->sequences_running = s->running_count;
     stats->kv_blocks_total = xm_block_pool_total(s->blocks);
@@ -274,7 +265,7 @@ static void fill_slot(const xm_scheduler *s, const xm_request *request, xmoe_slo
     int32_t done =
         first->computed < request->prompt_length ? first->computed : request->prompt_length;
     *slot = (xmoe_slot){.request = request->id,
-                        .processing = is_running(request),
+                        .processing = request->running > 0,
                         .prompt_tokens = request->prompt_length,
                         .prompt_done = first->output_length > 0 ? request->prompt_length : done,
                         .cached_tokens = request->cached_tokens,
@@ -293,7 +284,7 @@ int32_t xm_scheduler_slots(const xm_scheduler *s, xmoe_slot *slots, int32_t capa
     int32_t count = 0;
     for (int32_t running = 1; running >= 0; running--)
         for (const xm_request *request = s->requests; request != NULL; request = request->next)
-            if (count < capacity && is_running(request) == running)
+            if (count < capacity && (request->running > 0) == running)
                 fill_slot(s, request, &slots[count++]);
     return count;
 }

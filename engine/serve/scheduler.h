@@ -2,11 +2,12 @@
  * scheduler.h - continuous batching: which tokens of which sequences run in a step.
  *
  * One step: end what was cancelled or ran out of time; admit waiting sequences in order of
- * submission (never past an older one that does not fit yet); choose up to step_tokens tokens (one
- * for each decoding sequence, the rest for prompts, oldest first); run the model; sample; tell the
- * requests. When KV blocks run out, the youngest sequence is preempted: it gives back its blocks,
- * keeps its tokens and is computed again later. The oldest one is never preempted and a sequence of
- * full context always fits, so work always goes on.
+ * submission (never past an older one that does not fit yet); choose up to step_tokens tokens; run
+ * the model; sample; tell the requests. Each decoding sequence gives one token, in turns if there
+ * are too many; the rest goes to prompts, oldest first, and at least a quarter while they need it.
+ * When KV blocks run out, the youngest sequence is preempted: it gives back its blocks, keeps its
+ * tokens and is computed again later. The oldest one is never preempted and a sequence of full
+ * context always fits, so work always goes on.
  *
  * A scheduler has no thread and no lock: whoever calls xm_scheduler_step is its thread. Its clock
  * and the model's step are handed in, so that tests can simulate both.
