@@ -162,19 +162,21 @@ xmoe_status xm_vocabulary_make_strings(const xm_vocabulary *vocabulary,
     strings->tokens = xm_calloc(size, sizeof(xm_string));
     strings->types = xm_calloc(size, sizeof(int32_t));
     strings->merges = xm_calloc((size_t)vocabulary->merge_count, sizeof(xm_string));
-    xmoe_status status = XMOE_OK;
+    xmoe_status status;
     if (lengths == NULL || strings->tokens == NULL || strings->types == NULL ||
-        strings->merges == NULL)
+        strings->merges == NULL) {
         status = xm_fail_memory(error, "vocabulary", size * sizeof(xm_string));
-    if (status == XMOE_OK && lengths != NULL)
-        status = measure(vocabulary, lengths, &total, error);
-    if (status == XMOE_OK) {
-        strings->memory = xm_calloc(total, 1);
-        if (strings->memory == NULL)
-            status = xm_fail_memory(error, "vocabulary", total);
-        else
-            fill(vocabulary, lengths, strings);
+        goto done;
     }
+    status = measure(vocabulary, lengths, &total, error);
+    if (status != XMOE_OK)
+        goto done;
+    strings->memory = xm_calloc(total, 1);
+    if (strings->memory == NULL)
+        status = xm_fail_memory(error, "vocabulary", total);
+    else
+        fill(vocabulary, lengths, strings);
+done:
     xm_free(lengths);
     if (status != XMOE_OK)
         xm_vocabulary_strings_free(strings);
