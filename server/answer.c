@@ -77,7 +77,7 @@ static void write_choices_of(const xm_generation *generation, size_t prompt, xm_
     }
     if (drawn > n)
         qsort(ranked, (size_t)drawn, sizeof *ranked, compare_ranked);
-    for (int32_t i = 0; i < n; i++)
+    for (int32_t i = 0; i < n && i < drawn; i++)
         write_whole_choice(generation, ranked[i].choice, prompt * (size_t)n + (size_t)i, json);
 }
 

@@ -11,7 +11,7 @@
 #include "server.h"
 
 /* Clients want a number: minus infinity is given as this one. */
-#define LOWEST_LOGPROB -9999.0f
+#define LOWEST_LOGPROB (-9999.0f)
 
 static float clamped(float logprob)
 {

@@ -30,7 +30,7 @@ static bool add_parts(const cJSON *parts, const char *where, xm_text *prompt, xm
     for (const cJSON *part = parts->child; part; part = part->next) {
         const cJSON *type = cJSON_IsObject(part) ? xm_json_member(part, "type") : NULL;
         const cJSON *text = cJSON_IsObject(part) ? xm_json_member(part, "text") : NULL;
-        if (!cJSON_IsString(type) || strcmp(type->valuestring, "text") != 0 ||
+        if (!type || !cJSON_IsString(type) || strcmp(type->valuestring, "text") != 0 || !text ||
             !cJSON_IsString(text))
             return xm_problem_field(
                 problem, where, "'%s' may only hold parts of type text, with a string text", where);

@@ -5,6 +5,8 @@
  */
 #include "openapi.h"
 
+#include <stdint.h>
+
 __asm__(".pushsection .rodata\n"
         ".global xm_openapi_begin\n"
         ".global xm_openapi_end\n"
@@ -19,6 +21,6 @@ extern const char xm_openapi_end[] __attribute__((visibility("hidden")));
 
 const char *xm_openapi_text(size_t *length)
 {
-    *length = (size_t)(xm_openapi_end - xm_openapi_begin);
+    *length = (size_t)((uintptr_t)xm_openapi_end - (uintptr_t)xm_openapi_begin);
     return xm_openapi_begin;
 }

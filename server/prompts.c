@@ -84,19 +84,24 @@ static bool make_prompts(size_t count, const xm_settings *settings, xm_generate_
                          xm_problem *problem)
 {
     int64_t most = settings->limits_prompts;
-    if ((int64_t)count > most)
-        return xm_problem_field(problem, "prompt",
-                                "'prompt' holds %zu prompts; at most %lld may be"
-                                " asked at once",
-                                count, (long long)most);
+    if ((int64_t)count > most) {
+        xm_problem_field(problem, "prompt",
+                         "'prompt' holds %zu prompts; at most %lld may be asked at once", count,
+                         (long long)most);
+        return false;
+    }
     if (settings->limits_choices > most)
         most = settings->limits_choices;
-    if ((int64_t)count * params->engine.choices > most)
-        return xm_problem_field(problem, "n", "%zu prompts with %d choices each are more than %lld",
-                                count, params->engine.choices, (long long)most);
+    if ((int64_t)count * params->engine.choices > most) {
+        xm_problem_field(problem, "n", "%zu prompts with %d choices each are more than %lld", count,
+                         params->engine.choices, (long long)most);
+        return false;
+    }
     params->prompts = calloc(count, sizeof *params->prompts);
-    if (!params->prompts)
-        return no_memory(problem);
+    if (!params->prompts) {
+        no_memory(problem);
+        return false;
+    }
     params->prompt_count = count;
     return true;
 }

@@ -31,6 +31,10 @@ struct xm_connection {
     xm_exchange *exchange; /* under way, or NULL; the HTTP layer's reference keeps it alive */
 };
 
+typedef struct {
+    xm_connection *connection; /* NULL: none */
+} slot;
+
 struct xm_watch {
     xm_server *server;
     int epoll_fd, kick_fd;
@@ -38,8 +42,8 @@ struct xm_watch {
     atomic_bool stop;
 
     pthread_mutex_t lock;
-    xm_connection **connections; /* by descriptor; NULL where none */
-    size_t connection_limit;     /* length of connections */
+    slot *slots; /* by descriptor */
+    size_t slot_count;
     size_t connection_count;
     uint32_t generation;
 };
@@ -148,10 +152,10 @@ static int64_t walk(xm_watch *watch)
     int64_t now = xm_now_ns(), next = now + TICK_NS;
 
     pthread_mutex_lock(&watch->lock);
-    for (size_t fd = 0; fd < watch->connection_limit; fd++) {
-        if (!watch->connections[fd])
+    for (size_t fd = 0; fd < watch->slot_count; fd++) {
+        if (!watch->slots[fd].connection)
             continue;
-        int64_t due = check_connection(watch->connections[fd], now, idle_limit, &actions);
+        int64_t due = check_connection(watch->slots[fd].connection, now, idle_limit, &actions);
         if (due < next)
             next = due;
     }
@@ -167,7 +171,7 @@ static void hang_up(xm_watch *watch, uint64_t key)
     size_t fd = (size_t)(key & UINT32_MAX);
     xm_exchange *exchange = NULL;
     pthread_mutex_lock(&watch->lock);
-    xm_connection *connection = fd < watch->connection_limit ? watch->connections[fd] : NULL;
+    xm_connection *connection = fd < watch->slot_count ? watch->slots[fd].connection : NULL;
     if (connection && connection->generation == (uint32_t)(key >> 32)) {
         connection->gone = true;
         exchange = connection->exchange;
@@ -248,7 +252,7 @@ void xm_watch_free(xm_watch *watch)
     close(watch->epoll_fd);
     close(watch->kick_fd);
     pthread_mutex_destroy(&watch->lock);
-    free(watch->connections);
+    free(watch->slots);
     free(watch);
 }
 
@@ -261,16 +265,15 @@ void xm_watch_kick(xm_watch *watch)
 
 static bool make_room(xm_watch *watch, size_t fd)
 {
-    if (fd < watch->connection_limit)
+    if (fd < watch->slot_count)
         return true;
     size_t limit = (fd + 1) * 2;
-    xm_connection **connections = realloc(watch->connections, limit * sizeof *connections);
-    if (!connections)
+    slot *slots = realloc(watch->slots, limit * sizeof *slots);
+    if (!slots)
         return false;
-    memset(connections + watch->connection_limit, 0,
-           (limit - watch->connection_limit) * sizeof *connections);
-    watch->connections = connections;
-    watch->connection_limit = limit;
+    memset(slots + watch->slot_count, 0, (limit - watch->slot_count) * sizeof *slots);
+    watch->slots = slots;
+    watch->slot_count = limit;
     return true;
 }
 
@@ -286,7 +289,7 @@ xm_connection *xm_watch_open(xm_watch *watch, int fd)
     bool good = make_room(watch, (size_t)fd);
     if (good) {
         connection->generation = ++watch->generation;
-        watch->connections[fd] = connection;
+        watch->slots[fd].connection = connection;
         watch->connection_count++;
         struct epoll_event event = {
             .events = EPOLLRDHUP | EPOLLET,
@@ -309,7 +312,7 @@ void xm_watch_close(xm_watch *watch, xm_connection *connection)
 {
     pthread_mutex_lock(&watch->lock);
     epoll_ctl(watch->epoll_fd, EPOLL_CTL_DEL, connection->fd, NULL);
-    watch->connections[connection->fd] = NULL;
+    watch->slots[connection->fd].connection = NULL;
     watch->connection_count--;
     pthread_mutex_unlock(&watch->lock);
     free(connection);
@@ -337,8 +340,8 @@ static void for_all(xm_watch *watch, bool cut)
 {
     action_list actions = {0};
     pthread_mutex_lock(&watch->lock);
-    for (size_t fd = 0; fd < watch->connection_limit; fd++) {
-        xm_connection *connection = watch->connections[fd];
+    for (size_t fd = 0; fd < watch->slot_count; fd++) {
+        xm_connection *connection = watch->slots[fd].connection;
         if (!connection || !connection->exchange)
             continue;
         if (cut)
