@@ -44,9 +44,9 @@ static settings default_settings(void)
         .checkpoint_every = 250,
         .log_every = 10,
         .seed = 1,
-        .warmup = 200,
-        .rate = 1.5e-3,
-        .final_rate = 1.5e-5,
+        .warmup = 100,
+        .rate = 2e-3,
+        .final_rate = 4e-5,
         .trainer = {.shape = {.context = 512,
                               .width = 256,
                               .blocks = 6,
@@ -319,7 +319,7 @@ int main(int argc, char **argv)
     xm_network_shape *shape = &s.trainer.shape;
     const cli_flag flags[] = {
         FLAG("data", "DIR", CLI_STRING, &s.data,
-             .help = "texts: DOMAIN.train.txt and DOMAIN.valid.txt; a document ends with a line\n"
+             .help = "texts: DOMAIN.train.txt and DOMAIN.valid.txt; a document ends with a line "
                      "<|endoftext|>"),
         FLAG("directory", "DIR", CLI_STRING, &s.directory,
              .help = "of the run: vocabulary, token caches, checkpoint, log.csv, models"),
@@ -334,7 +334,7 @@ int main(int argc, char **argv)
         FLAG("sequences", "N", CLI_INT, &s.trainer.sequences, .minimum = 1, .maximum = 4096,
              .help = "sequences of a step"),
         FLAG("groups", "N", CLI_INT, &s.groups, .maximum = 4096, .default_text = "sequences",
-             .help = "parts of a step that run at once, each on one thread; capacity and balance\n"
+             .help = "parts of a step that run at once, each on one thread; capacity and balance "
                      "of the experts are a group's"),
         FLAG("rate", "R", CLI_DOUBLE, &s.rate, .maximum = 1, .help = "peak learning rate"),
         FLAG("final-rate", "R", CLI_DOUBLE, &s.final_rate, .maximum = 1,
