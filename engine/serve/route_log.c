@@ -73,7 +73,7 @@ xmoe_status xm_route_log_weave(const xm_route_log *log, xmoe_routed_experts *rou
         return xm_fail_memory(error, "routed experts", bytes);
     size_t *taken = (size_t *)(void *)block; /* pairs woven so far, per layer */
     float *weights = (float *)(void *)(block + layers * sizeof(size_t));
-    uint16_t *experts = (uint16_t *)(weights + pairs), *counts = experts + pairs;
+    uint16_t *experts = (uint16_t *)(void *)(weights + pairs), *counts = experts + pairs;
     *routed = (xmoe_routed_experts){.position_count = (int32_t)positions,
                                     .moe_layers = log->moe_layers,
                                     .counts = counts,

@@ -13,6 +13,8 @@ static const double request_bounds[] = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10, 
 static const double step_bounds[] = {1,   8,    16,   32,   64,   128,  256,
                                      512, 1024, 2048, 4096, 8192, 16384};
 
+#define COUNT(array) (sizeof(array) / sizeof(array)[0])
+
 static void set_bounds(xmoe_histogram *histogram, const double *bounds, size_t count)
 {
     histogram->bucket_count = (int32_t)count;
@@ -37,15 +39,13 @@ static void set_1_2_5(xmoe_histogram *histogram, double limit)
 void xm_stats_init(xmoe_engine_stats *stats, int32_t context_length)
 {
     *stats = (xmoe_engine_stats){0};
-#define SET(histogram, bounds) set_bounds(&stats->histogram, bounds, sizeof bounds / sizeof *bounds)
-    SET(time_to_first_token, first_token_bounds);
-    SET(inter_token, inter_token_bounds);
-    SET(end_to_end, request_bounds);
-    SET(queue_time, request_bounds);
-    SET(prefill_time, request_bounds);
-    SET(decode_time, request_bounds);
-    SET(step_tokens, step_bounds);
-#undef SET
+    set_bounds(&stats->time_to_first_token, first_token_bounds, COUNT(first_token_bounds));
+    set_bounds(&stats->inter_token, inter_token_bounds, COUNT(inter_token_bounds));
+    set_bounds(&stats->end_to_end, request_bounds, COUNT(request_bounds));
+    set_bounds(&stats->queue_time, request_bounds, COUNT(request_bounds));
+    set_bounds(&stats->prefill_time, request_bounds, COUNT(request_bounds));
+    set_bounds(&stats->decode_time, request_bounds, COUNT(request_bounds));
+    set_bounds(&stats->step_tokens, step_bounds, COUNT(step_bounds));
     set_1_2_5(&stats->prompt_length, context_length);
     set_1_2_5(&stats->generation_length, context_length);
 }

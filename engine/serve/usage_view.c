@@ -157,7 +157,7 @@ xmoe_status xmoe_usage_difference(const xmoe_usage *later_usage, const xmoe_usag
     xm_usage_view *view;
     xmoe_status status =
         xm_usage_view_create(layers, later->capacity, later->experts, &view, error);
-    if (status != XMOE_OK)
+    if (view == NULL)
         return status;
     for (size_t i = 0; i < size; i++)
         view->records[i] = later->records[i] - (reset_between ? 0 : earlier->records[i]);
