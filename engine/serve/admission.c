@@ -96,37 +96,58 @@ static bool may_use_cache(const xm_scheduler *s, const xm_request *request)
            (!request->params.prompt_logprobs || request->scored == request->prompt_length);
 }
 
-/* Holds the longest chain of cached blocks that the sequence begins with. The last token is always
- * left to compute: its logits are needed. */
+/* The cached block that the sequence can go on with behind what is computed and indexed, held once
+ * more; -1 if there is none. The last token is always left to compute: its logits are needed. */
+static int32_t hold_next(xm_scheduler *s, xm_sequence *sequence)
+{
+    int32_t at = sequence->indexed_blocks, tokens[XM_KV_TOKENS];
+    if (!may_use_cache(s, sequence->request) || at * XM_KV_TOKENS != sequence->computed ||
+        at >= (xm_sequence_length(sequence) - 1) / XM_KV_TOKENS)
+        return -1;
+    xm_sequence_tokens(sequence, at * XM_KV_TOKENS, XM_KV_TOKENS, tokens);
+    xm_block_hash hash = xm_block_hash_next(sequence->chain, tokens);
+    int32_t block = xm_block_pool_find(s->blocks, hash);
+    if (block < 0)
+        return -1;
+    xm_block_pool_hold(s->blocks, block);
+    sequence->chain = hash;
+    sequence->indexed_blocks++;
+    sequence->computed += XM_KV_TOKENS;
+    return block;
+}
+
+/* Holds the longest chain of cached blocks that the sequence begins with. */
 static void hold_prefix(xm_scheduler *s, xm_sequence *sequence)
 {
-    int32_t limit = (xm_sequence_length(sequence) - 1) / XM_KV_TOKENS;
+    int32_t block;
     sequence->chain = sequence->request->root;
-    while (may_use_cache(s, sequence->request) && sequence->block_count < limit) {
-        int32_t tokens[XM_KV_TOKENS];
-        xm_sequence_tokens(sequence, sequence->block_count * XM_KV_TOKENS, XM_KV_TOKENS, tokens);
-        xm_block_hash hash = xm_block_hash_next(sequence->chain, tokens);
-        int32_t block = xm_block_pool_find(s->blocks, hash);
-        if (block < 0)
-            break;
-        xm_block_pool_hold(s->blocks, block);
+    while ((block = hold_next(s, sequence)) >= 0)
         sequence->blocks[sequence->block_count++] = block;
-        sequence->chain = hash;
-    }
-    sequence->indexed_blocks = sequence->block_count;
-    sequence->computed = sequence->block_count * XM_KV_TOKENS;
 }
 
 /* Positions that came from the cache before they were ever computed by this request. */
-static void note_cached(xm_sequence *sequence)
+static void note_cached(xm_scheduler *s, xm_sequence *sequence)
 {
     int32_t cached = sequence->computed - sequence->counted;
     if (cached <= 0)
         return;
+    s->stats.prefix_hits += (uint64_t)cached;
     sequence->request->cached_tokens += cached;
     sequence->counted = sequence->computed;
     if (sequence->request->params.routed_experts)
         xm_route_log_skip(&sequence->routes, cached);
+}
+
+void xm_admission_reuse(xm_scheduler *s, xm_sequence *sequence)
+{
+    for (;;) {
+        int32_t at = sequence->indexed_blocks, block = hold_next(s, sequence);
+        if (block < 0)
+            break;
+        xm_block_pool_release(s->blocks, sequence->blocks[at]);
+        sequence->blocks[at] = block;
+    }
+    note_cached(s, sequence);
 }
 
 static void note_start(xm_scheduler *s, xm_request *request)
@@ -138,10 +159,8 @@ static void note_start(xm_scheduler *s, xm_request *request)
     s->unstarted--;
     xm_histogram_observe(&s->stats.queue_time,
                          xm_event_seconds(request->submitted_ns, request->started_ns));
-    if (!may_use_cache(s, request))
-        return;
-    s->stats.prefix_queries += (uint64_t)request->prompt_length;
-    s->stats.prefix_hits += (uint64_t)request->cached_tokens;
+    if (may_use_cache(s, request))
+        s->stats.prefix_queries += (uint64_t)request->prompt_length;
 }
 
 /* Beside its own blocks, an admitted sequence must leave one for each running one to grow into, or
@@ -164,7 +183,7 @@ static bool try_admit(xm_scheduler *s, xm_sequence *sequence)
         sequence->blocks[sequence->block_count++] = xm_block_pool_take(s->blocks);
     leave_waiting(s, sequence);
     join_running(s, sequence);
-    note_cached(sequence);
+    note_cached(s, sequence);
     note_start(s, sequence->request);
     return true;
 }

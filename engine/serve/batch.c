@@ -97,6 +97,7 @@ static void choose_prompts(xm_scheduler *s, int32_t budget)
         xm_sequence *sequence = s->running[i];
         if (is_decoding(sequence))
             continue;
+        xm_admission_reuse(s, sequence);
         int32_t count = pending(sequence) < budget ? pending(sequence) : budget;
         add_entry(s, sequence, count);
         budget -= count;

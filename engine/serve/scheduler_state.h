@@ -84,6 +84,9 @@ void xm_admission_admit(xm_scheduler *s);
 bool xm_admission_grow(xm_scheduler *s, xm_sequence *sequence);
 /* The prompt is computed: further choices join on its blocks as far as there is room. */
 void xm_admission_fork(xm_scheduler *s, xm_request *request);
+/* Lets a running sequence go on behind blocks that others have computed since it was admitted: of
+ * many that come at once with a common beginning, the first computes it for all. */
+void xm_admission_reuse(xm_scheduler *s, xm_sequence *sequence);
 /* Tells the prefix index of blocks that have become full. */
 void xm_admission_index(xm_scheduler *s, xm_sequence *sequence);
 /* Takes a sequence off its list and gives back its blocks. */
