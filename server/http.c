@@ -83,6 +83,8 @@ static enum MHD_Result queue(xm_exchange *exchange, struct MHD_Response *respons
     if (!response)
         return MHD_NO;
     add_headers(exchange, response);
+    if (exchange->server->state == XM_SERVER_DRAINING)
+        MHD_add_response_header(response, "Connection", "close");
     enum MHD_Result result =
         MHD_queue_response(exchange->connection, (unsigned)exchange->status, response);
     MHD_destroy_response(response); /* drops our reference; MHD keeps its own */

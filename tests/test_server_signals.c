@@ -56,6 +56,7 @@ static void drain_finishes_what_runs(void **state)
         if (late.status) {
             assert_int_equal(late.status, 503);
             assert_non_null(strstr(late.headers, "Retry-After: "));
+            assert_non_null(strstr(late.headers, "Connection: close"));
         }
         http_free(&late);
     }
@@ -154,7 +155,7 @@ static void full_queue_is_429(void **state)
     (void)state;
     server_child server = server_start(
         (const char *[]){"--engine-max-sequences", "1", "--engine-queue-length", "1", NULL});
-    enum { REQUESTS = 12 };
+    enum { REQUESTS = 40 };
     int fds[REQUESTS], refused = 0;
     for (int i = 0; i < REQUESTS; i++)
         fds[i] = open_request(&server, "{\"prompt\": \"x\", \"max_tokens\": 500,"
