@@ -155,13 +155,39 @@ static void penalise_output(xm_sampler_scratch *s, const xm_sample_input *in)
     }
 }
 
+enum { LANES = 16 }; /* elements that loops below treat side by side */
+
+/* The index of the largest value, the first of equal ones. */
 static int32_t largest(const float *values, int32_t count)
 {
-    int32_t best = 0;
-    for (int32_t i = 1; i < count; i++)
-        if (values[i] > values[best])
-            best = i;
-    return best;
+    float lanes[LANES], best = -INFINITY;
+    int32_t at = 0, whole = count - count % LANES;
+    for (int32_t l = 0; l < LANES; l++)
+        lanes[l] = -INFINITY;
+    for (int32_t i = 0; i < whole; i += LANES)
+        for (int32_t l = 0; l < LANES; l++)
+            lanes[l] = values[i + l] > lanes[l] ? values[i + l] : lanes[l];
+    for (int32_t l = 0; l < LANES; l++)
+        best = lanes[l] > best ? lanes[l] : best;
+    for (int32_t i = whole; i < count; i++)
+        best = values[i] > best ? values[i] : best;
+    while (at < count - 1 && values[at] < best)
+        at++;
+    return at;
+}
+
+static double sum(const float *values, size_t count)
+{
+    double lanes[LANES] = {0}, total = 0;
+    size_t whole = count - count % LANES;
+    for (size_t i = 0; i < whole; i += LANES)
+        for (size_t l = 0; l < LANES; l++)
+            lanes[l] += values[i + l];
+    for (size_t l = 0; l < LANES; l++)
+        total += lanes[l];
+    for (size_t i = whole; i < count; i++)
+        total += values[i];
+    return total;
 }
 
 /* values[0..vocabulary) to candidates (values[], ids[]) in order of id, divided by the temperature;
@@ -169,12 +195,13 @@ static int32_t largest(const float *values, int32_t count)
 static size_t gather_candidates(xm_sampler_scratch *s, float best, float temperature)
 {
     size_t count = 0;
-    for (int32_t i = 0; i < s->vocabulary; i++) {
-        float z = (s->values[i] - best) / temperature;
-        if (!(z >= never_drawn))
-            continue;
-        s->values[count] = z;
-        s->ids[count++] = i;
+    for (int32_t i = 0; i < s->vocabulary; i++)
+        s->values[i] = (s->values[i] - best) / temperature;
+    for (int32_t i = 0; i < s->vocabulary; i++) { /* without a branch that is hard to predict */
+        float value = s->values[i];
+        s->values[count] = value;
+        s->ids[count] = i;
+        count += value >= never_drawn;
     }
     return count;
 }
@@ -210,9 +237,7 @@ static size_t keep_top_k(xm_sampler_scratch *s, size_t count, size_t k)
  * together have no more than 1 - top_p. */
 static size_t keep_top_p(xm_sampler_scratch *s, size_t count, double top_p)
 {
-    double total = 0;
-    for (size_t i = 0; i < count; i++)
-        total += s->values[i];
+    double total = sum(s->values, count);
     float least = (float)((1 - top_p) * total / (double)count * 0.999);
     size_t found = 0;
     for (size_t i = 0; i < count; i++)
@@ -234,22 +259,27 @@ static size_t keep_min_p(xm_sampler_scratch *s, size_t count, float min_p)
     return kept;
 }
 
+/* Goes through the mass in order of id, by blocks as long as the draw lies behind them. */
 static int32_t draw(const xm_sampler_scratch *s, size_t count, double uniform)
 {
-    double total = 0;
-    for (size_t i = 0; i < count; i++)
-        total += s->values[i];
-    double target = uniform * total, sum = 0;
-    int32_t last = s->ids[0];
-    for (size_t i = 0; i < count; i++) {
-        if (s->values[i] <= 0)
+    enum { BLOCK = 256 };
+    double left = uniform * sum(s->values, count);
+    size_t at = 0, last = 0;
+    for (; count - at > BLOCK; at += BLOCK) {
+        double mass = sum(s->values + at, BLOCK);
+        if (left < mass)
+            break;
+        left -= mass;
+    }
+    for (; at < count; at++) {
+        if (s->values[at] <= 0)
             continue;
-        sum += s->values[i];
-        last = s->ids[i];
-        if (target < sum)
+        last = at;
+        left -= s->values[at];
+        if (left < 0)
             break;
     }
-    return last;
+    return s->ids[last];
 }
 
 xm_sample_status xm_sample(const xm_kernels *kernels, xm_sampler_scratch *s,
