@@ -92,8 +92,9 @@ lint: ## clang-format, clang-tidy and cppcheck over the tree
 	clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h')
 	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr \
 	    --suppress=missingIncludeSystem --error-exitcode=1 -Iinclude -Iengine engine server tools
-	clang-tidy --quiet $$(git ls-files 'engine/*.c' 'server/*.c' 'tools/*.c' | grep -v _simd.c) -- \
-	    -std=c17 -D_GNU_SOURCE -Iinclude -Iengine $$(pkg-config --cflags libcjson openblas)
+	@# One file a call: over several, clang-tidy 14 sees uninitialised va_lists that are not there.
+	git ls-files 'engine/*.c' 'server/*.c' 'tools/*.c' | grep -v _simd.c | xargs -P2 -I{} clang-tidy \
+	    --quiet {} -- -std=c17 -D_GNU_SOURCE -Iinclude -Iengine $$(pkg-config --cflags libcjson openblas)
 
 format: ## clang-format the tree
 	clang-format -i $$(git ls-files '*.c' '*.h')
@@ -137,6 +138,8 @@ $(BUILD)/obj/server/%.o: server/%.c
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
 	$(Q)$(CC) $(ALL_CFLAGS) $(shell pkg-config --cflags libmicrohttpd libcjson) -c $< -o $@
+
+$(BUILD)/obj/server/openapi.o: config/openapi.json # embedded
 
 $(BUILD)/obj/engine/train/%.o: engine/train/%.c
 	@mkdir -p $(@D)

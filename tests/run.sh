@@ -6,7 +6,7 @@ set -u
 cd "$(dirname "$0")/.."
 export LC_ALL=C
 parts=${XMOE_TESTS:-tools address thread plain}
-threaded="base scheduler engine server"
+threaded="base moe scheduler engine server"
 passed=0 failed=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
