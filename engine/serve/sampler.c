@@ -12,9 +12,9 @@ static const float never_drawn = -60.0F; /* natural log, against the best token 
 xmoe_status xm_sampler_scratch_init(xm_sampler_scratch *scratch, int32_t vocabulary,
                                     xmoe_error *error)
 {
-    size_t n = (size_t)vocabulary;
+    size_t n = (size_t)vocabulary, padded = (n + 15) / 16 * 16;
     *scratch = (xm_sampler_scratch){.vocabulary = vocabulary,
-                                    .values = xm_calloc_aligned(n, sizeof(float)),
+                                    .values = xm_calloc_aligned(padded, sizeof(float)),
                                     .ids = xm_calloc(n, sizeof(int32_t)),
                                     .ranked = xm_calloc(n, sizeof(xm_ranked)),
                                     .seen = xm_calloc(n, sizeof(uint32_t))};
@@ -105,13 +105,20 @@ static xm_ranked reach_mass(xm_ranked *items, size_t count, double mass)
 
 /* --- steps --- */
 
+enum { LANES = 16 }; /* elements that loops below treat side by side */
+
 /* False if a logit is NaN or +infinity. */
 static bool logits_are_usable(const float *logits, int32_t vocabulary)
 {
-    bool usable = true;
-    for (int32_t i = 0; i < vocabulary; i++)
-        usable &= logits[i] < INFINITY; /* false for NaN too */
-    return usable;
+    int32_t broken[LANES] = {0}, any = 0, whole = vocabulary - vocabulary % LANES;
+    for (int32_t i = 0; i < whole; i += LANES)
+        for (int32_t l = 0; l < LANES; l++)
+            broken[l] |= !(logits[i + l] < INFINITY); /* true for NaN too */
+    for (int32_t l = 0; l < LANES; l++)
+        any |= broken[l];
+    for (int32_t i = whole; i < vocabulary; i++)
+        any |= !(logits[i] < INFINITY);
+    return any == 0;
 }
 
 static void apply_bias(float *values, const xmoe_sampling *sampling)
@@ -155,8 +162,6 @@ static void penalise_output(xm_sampler_scratch *s, const xm_sample_input *in)
     }
 }
 
-enum { LANES = 16 }; /* elements that loops below treat side by side */
-
 /* The index of the largest value, the first of equal ones. */
 static int32_t largest(const float *values, int32_t count)
 {
@@ -195,8 +200,9 @@ static double sum(const float *values, size_t count)
 static size_t gather_candidates(xm_sampler_scratch *s, float best, float temperature)
 {
     size_t count = 0;
-    for (int32_t i = 0; i < s->vocabulary; i++)
-        s->values[i] = (s->values[i] - best) / temperature;
+    for (int32_t i = 0; i < s->vocabulary; i += LANES) /* the array is that much longer */
+        for (int32_t l = 0; l < LANES; l++)
+            s->values[i + l] = (s->values[i + l] - best) / temperature;
     for (int32_t i = 0; i < s->vocabulary; i++) { /* without a branch that is hard to predict */
         float value = s->values[i];
         s->values[count] = value;

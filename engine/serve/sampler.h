@@ -26,7 +26,7 @@ typedef struct {
 /* Work space of one thread, for one vocabulary size. */
 typedef struct {
     int32_t vocabulary;
-    float *values;     /* [vocabulary] */
+    float *values;     /* [vocabulary, up to a multiple of 16] */
     int32_t *ids;      /* [vocabulary] */
     xm_ranked *ranked; /* [vocabulary] */
     uint32_t *seen;    /* [vocabulary]; all zero between calls */
