@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -53,12 +54,14 @@ static void on_connection(void *context, struct MHD_Connection *connection, void
  * handler's *request_context. */
 static void *on_request_line(void *context, const char *uri, struct MHD_Connection *connection)
 {
-    (void)uri;
     xm_server *server = context;
     xm_connection *watched = connection_of(connection);
     xm_exchange *exchange = watched ? xm_exchange_create(server, connection) : NULL;
-    if (exchange)
-        xm_watch_begin(server->watch, watched, exchange);
+    if (!exchange)
+        return NULL;
+    if (strstr(uri, "%00")) /* decoded, it would cut the path or a parameter short */
+        xm_problem_set(&exchange->early, 400, "invalid_url", NULL, "the URL holds a NUL byte");
+    xm_watch_begin(server->watch, watched, exchange);
     return exchange;
 }
 
@@ -72,7 +75,8 @@ static void add_headers(const xm_exchange *exchange, struct MHD_Response *respon
     const char *origin = exchange->settings->http_cors_origin;
     if (origin[0]) {
         MHD_add_response_header(response, "Access-Control-Allow-Origin", origin);
-        MHD_add_response_header(response, "Access-Control-Expose-Headers", "X-Request-Id");
+        MHD_add_response_header(response, "Access-Control-Expose-Headers",
+                                "X-Request-Id, Retry-After");
         if (strcmp(origin, "*") != 0)
             MHD_add_response_header(response, "Vary", "Origin");
     }
@@ -181,8 +185,13 @@ static enum MHD_Result queue_stream(xm_exchange *exchange)
     exchange->content_type = "text/event-stream; charset=utf-8";
     xm_exchange_header(exchange, "Cache-Control", "no-cache");
     xm_exchange_header(exchange, "X-Accel-Buffering", "no");
-    return queue(exchange, MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK,
-                                                             read_stream, exchange, NULL));
+    struct MHD_Response *response = MHD_create_response_from_callback(
+        MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, exchange, NULL);
+    /* After the headers of a chunked answer to HEAD, MHD sends the last chunk, which the client
+     * would take for the next answer. */
+    if (response && strcmp(exchange->method, "HEAD") == 0)
+        MHD_set_response_options(response, MHD_RF_HTTP_1_0_COMPATIBLE_STRICT, MHD_RO_END);
+    return queue(exchange, response);
 }
 
 /* After a handler or a wake: answer, stream, or go (back) to sleep. */
@@ -240,16 +249,70 @@ static void take_request_id(xm_exchange *exchange)
     snprintf(exchange->id, sizeof exchange->id, "%s", id);
 }
 
+typedef struct {
+    int hosts, lengths, encodings;
+    bool chunked;
+} framing_headers;
+
+static enum MHD_Result count_framing(void *context, enum MHD_ValueKind kind, const char *name,
+                                     const char *value)
+{
+    (void)kind;
+    framing_headers *found = context;
+    found->hosts += strcasecmp(name, "Host") == 0;
+    found->lengths += strcasecmp(name, "Content-Length") == 0;
+    if (strcasecmp(name, "Transfer-Encoding") == 0) {
+        found->encodings++;
+        found->chunked = value && strcasecmp(value, "chunked") == 0;
+    }
+    return MHD_YES;
+}
+
+/* Where a proxy might see another end of the body than we do, a request could be smuggled past it
+ * (RFC 9112, sections 3.2 and 6.3). MHD lets these pass. NULL if all is well. */
+static const char *framing_fault(const xm_exchange *exchange, const char *version)
+{
+    framing_headers found = {0};
+    MHD_get_connection_values(exchange->connection, MHD_HEADER_KIND, count_framing, &found);
+    if (found.lengths > 1)
+        return "Content-Length occurs more than once";
+    if (found.lengths && found.encodings)
+        return "Content-Length and Transfer-Encoding exclude each other";
+    if (found.encodings > 1 || (found.encodings && !found.chunked))
+        return "the only Transfer-Encoding understood is chunked";
+    if (found.hosts > 1 || (found.hosts == 0 && strcmp(version, "HTTP/1.1") == 0))
+        return "one Host header is needed";
+    return NULL;
+}
+
+/* The path of "http://host/path", a form that every server must accept. */
+static const char *path_of(const char *url)
+{
+    if (strncasecmp(url, "http://", 7) != 0 && strncasecmp(url, "https://", 8) != 0)
+        return url;
+    const char *slash = strchr(strchr(url, ':') + 3, '/');
+    return slash ? slash : "/";
+}
+
 /* All headers are there; the body, if any, is not. */
-static enum MHD_Result begin(xm_exchange *exchange, const char *url, const char *method)
+static enum MHD_Result begin(xm_exchange *exchange, const char *url, const char *method,
+                             const char *version)
 {
     exchange->begun = true;
+    url = path_of(url);
     snprintf(exchange->method, sizeof exchange->method, "%s", method);
     snprintf(exchange->path, sizeof exchange->path, "%s", url);
     take_request_id(exchange);
+    const char *fault = framing_fault(exchange, version);
+    if (fault) {
+        xm_exchange_header(exchange, "Connection", "close");
+        xm_problem_set(&exchange->early, 400, "invalid_request", NULL, "%s", fault);
+        return handle(exchange);
+    }
     const char *length_text = header(exchange, "Content-Length");
     unsigned long long length = length_text ? strtoull(length_text, NULL, 10) : 0;
-    xm_route_find(exchange, url);
+    if (!exchange->early.status)
+        xm_route_find(exchange, url);
     if (!exchange->early.status && !exchange->replied &&
         length > (unsigned long long)exchange->settings->limits_body_bytes)
         xm_problem_set(&exchange->early, 413, "body_too_large", NULL,
@@ -290,12 +353,11 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
 {
     (void)context;
     (void)connection;
-    (void)version;
     xm_exchange *exchange = *request_context;
     if (!exchange)
         return MHD_NO;
     if (!exchange->begun)
-        return begin(exchange, url, method);
+        return begin(exchange, url, method, version);
     if (*upload_size) {
         size_t length = *upload_size;
         *upload_size = 0;

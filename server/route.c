@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "api.h"
 #include "log.h"
@@ -120,6 +121,13 @@ static bool is_json(const xm_exchange *exchange)
     return length == 16 && strncasecmp(type, "application/json", 16) == 0;
 }
 
+static bool is_compressed(const xm_exchange *exchange)
+{
+    const char *coding =
+        MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND, "Content-Encoding");
+    return coding && coding[0] && strcasecmp(coding, "identity") != 0;
+}
+
 static void answer_options(xm_exchange *exchange, const char *allow)
 {
     xm_text nothing = {0};
@@ -127,7 +135,7 @@ static void answer_options(xm_exchange *exchange, const char *allow)
     if (exchange->settings->http_cors_origin[0]) {
         xm_exchange_header(exchange, "Access-Control-Allow-Methods", allow);
         xm_exchange_header(exchange, "Access-Control-Allow-Headers",
-                           "Authorization, Content-Type, X-Api-Key, X-Request-Id");
+                           "Authorization, Content-Type, X-Api-Key, X-Request-Id, *");
         xm_exchange_header(exchange, "Access-Control-Max-Age", "600");
     }
     xm_exchange_reply(exchange, 204, NULL, &nothing);
@@ -168,6 +176,11 @@ static bool check_route(xm_exchange *exchange, const char *allow)
     if ((route->flags & XM_ROUTE_JSON) && !is_json(exchange))
         return xm_problem_set(early, 415, "unsupported_media_type", NULL,
                               "the body must have Content-Type: application/json");
+    if ((route->flags & XM_ROUTE_JSON) && is_compressed(exchange)) {
+        xm_exchange_header(exchange, "Accept-Encoding", "identity");
+        return xm_problem_set(early, 415, "unsupported_media_type", NULL,
+                              "the body must not have a Content-Encoding");
+    }
     return true;
 }
 
