@@ -233,6 +233,7 @@ static void on_event(void *context, const xmoe_event *event)
         c->request = NULL;
         c->summary = *event->summary;
         c->finish = event->finish;
+        assert_int_equal(event->usage != NULL, c->params.expert_usage);
         if (event->usage != NULL) {
             c->usage_tokens = event->usage->tokens;
             for (int32_t i = 0; i < event->usage->layer_count; i++)

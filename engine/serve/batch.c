@@ -179,7 +179,7 @@ static void account(const xm_scheduler *s, const xm_batch_entry *entry, int32_t 
         request->layer_positions++;
         request->activations += (uint64_t)count;
         if (request->usage != NULL) {
-            uint64_t *record = request->usage + (size_t)moe_layer * xm_usage_record_size(experts);
+            uint64_t *record = xm_usage_view_record(request->usage, moe_layer);
             xm_usage_add_position(record, experts, count, chosen, weights);
             record[XM_USAGE_STEPS]++; /* each position a step of its own: no company counts */
             record[XM_USAGE_DISTINCT] += (uint64_t)count;

@@ -1,9 +1,6 @@
 /* events.c - what requests are told: fills xmoe_event and calls back, on the scheduler's thread. */
 #include "base/memory.h"
 #include "serve/scheduler_state.h"
-#include "serve/usage_view.h"
-
-#include <string.h>
 
 double xm_event_seconds(int64_t from_ns, int64_t to_ns)
 {
@@ -88,9 +85,10 @@ bool xm_event_choice(xm_sequence *sequence)
     bool complete =
         !wants_routed || (!xm_route_log_failed(&sequence->routes) &&
                           xm_route_log_weave(&sequence->routes, &routed, &memory, NULL) == XMOE_OK);
+    xm_text_stream_finish(&sequence->text);
+    complete &= !sequence->text.text.failed;
     if (!complete)
         sequence->finish = XMOE_FINISH_ERROR;
-    xm_text_stream_finish(&sequence->text);
     xmoe_event event = {
         .kind = XMOE_EVENT_CHOICE, .choice = sequence->choice, .finish = sequence->finish};
     set_text(&sequence->text, &event);
@@ -104,31 +102,24 @@ bool xm_event_choice(xm_sequence *sequence)
     return complete;
 }
 
-/* The request's own usage; NULL for lack of memory. */
-static xm_usage_view *own_usage(const xm_scheduler *s, const xm_request *request)
+/* The request's own usage, NULL if it was not asked for. */
+static const xmoe_usage *own_usage(const xm_request *request)
 {
-    xm_usage_view *view;
-    if (xm_usage_view_create(s->options.model->moe_layers, s->info->moe_layer_count,
-                             s->info->expert_count, &view, NULL) != XMOE_OK)
+    if (request->usage == NULL)
         return NULL;
-    if (view->capacity > 0)
-        memcpy(view->records, request->usage,
-               (size_t)view->capacity * xm_usage_record_size(view->experts) * sizeof(uint64_t));
-    view->usage.phase = XMOE_PHASE_ALL;
-    view->usage.since = request->submitted_unix;
-    xm_usage_view_derive(view);
-    return view;
+    request->usage->usage.phase = XMOE_PHASE_ALL;
+    request->usage->usage.since = request->submitted_unix;
+    xm_usage_view_derive(request->usage);
+    return &request->usage->usage;
 }
 
 void xm_event_end(const xm_scheduler *s, const xm_request *request, xmoe_finish finish)
 {
     xmoe_request_summary summary = summarise(s, request, request->ended_ns);
-    xm_usage_view *view = request->usage != NULL ? own_usage(s, request) : NULL;
     xmoe_event event = {.kind = XMOE_EVENT_END,
                         .finish = finish,
                         .summary = &summary,
-                        .usage = view != NULL ? &view->usage : NULL,
+                        .usage = own_usage(request),
                         .error = finish == XMOE_FINISH_ERROR ? &request->error : NULL};
     emit(request, &event);
-    xm_usage_view_free(view);
 }

@@ -3,7 +3,6 @@
 
 #include "base/memory.h"
 #include "model/model.h"
-#include "serve/usage.h"
 
 #include <math.h>
 #include <string.h>
@@ -139,8 +138,9 @@ static bool copy_params(xm_request *r, const xmoe_request_params *params)
            xm_stop_set_init(&r->stops, params->stop, params->stop_count);
 }
 
-static bool create_results(xm_request *r, const xmoe_model_info *info)
+static bool create_results(xm_request *r, const xmoe_model *model)
 {
+    const xmoe_model_info *info = &model->info;
     size_t prompt = (size_t)r->prompt_length, top = (size_t)r->params.top_logprobs;
     if (r->params.prompt_logprobs) {
         r->prompt_logprobs = xm_calloc(prompt, sizeof(float));
@@ -151,14 +151,9 @@ static bool create_results(xm_request *r, const xmoe_model_info *info)
         for (size_t i = 0; i < top; i++)
             r->prompt_top[i] = (xmoe_token_logprob){-1, NAN};
     }
-    if (r->params.expert_usage) {
-        r->usage =
-            xm_calloc((size_t)info->moe_layer_count * xm_usage_record_size(info->expert_count),
-                      sizeof(uint64_t));
-        if (r->usage == NULL)
-            return false;
-    }
-    return true;
+    return !r->params.expert_usage ||
+           xm_usage_view_create(model->moe_layers, info->moe_layer_count, info->expert_count,
+                                &r->usage, NULL) == XMOE_OK;
 }
 
 static bool create_sequences(xm_request *r, const xmoe_model_info *info)
@@ -200,7 +195,7 @@ xmoe_status xm_request_create(const xmoe_model *model, const xmoe_request_params
     r->deadline_ns = params->deadline_seconds > 0
                          ? r->submitted_ns + (int64_t)(params->deadline_seconds * 1e9)
                          : INT64_MAX;
-    if (!create_results(r, &model->info) || !create_sequences(r, &model->info))
+    if (!create_results(r, model) || !create_sequences(r, &model->info))
         goto no_memory;
     *request = r;
     return XMOE_OK;
@@ -223,7 +218,7 @@ void xm_request_free(xm_request *r)
     xm_free((void *)r->params.prompt);
     xm_free((void *)r->params.sampling.logit_bias);
     xm_free(r->sequences);
-    xm_free(r->usage);
+    xm_usage_view_free(r->usage);
     xm_free(r->prompt_logprobs);
     xm_free(r->prompt_top);
     xm_free(r);

@@ -14,6 +14,7 @@
 #include "serve/block_pool.h"
 #include "serve/route_log.h"
 #include "serve/text_stream.h"
+#include "serve/usage_view.h"
 
 #include <stdatomic.h>
 
@@ -69,7 +70,7 @@ struct xm_request {
     uint64_t completion_tokens;
     uint64_t layer_positions;       /* (position, MoE layer) pairs computed, each once */
     uint64_t activations;           /* experts that these took */
-    uint64_t *usage;                /* [moe layers][record] or NULL */
+    xm_usage_view *usage;           /* its own; made at submission, so that END cannot lack it */
     int32_t scored;                 /* prompt positions with known logprob; the first is NaN */
     float *prompt_logprobs;         /* [prompt_length] or NULL */
     xmoe_token_logprob *prompt_top; /* [prompt_length][top_logprobs] */

@@ -184,7 +184,7 @@ void xm_scheduler_end_sequence(xm_scheduler *s, xm_sequence *sequence, xmoe_fini
     sequence->state = XM_SEQUENCE_ENDED;
     sequence->finish = finish;
     if (!xm_event_choice(sequence))
-        xm_fail(&request->error, XMOE_ERROR_MEMORY, "out of memory for routed experts");
+        xm_fail(&request->error, XMOE_ERROR_MEMORY, "out of memory for the results of a choice");
     if (--request->live == 0)
         complete(s, request);
 }

@@ -108,7 +108,7 @@ void xm_event_progress(const xm_request *request, int32_t done);
 void xm_event_prompt(const xm_request *request);
 void xm_event_token(const xm_scheduler *s, xm_sequence *sequence, const xm_outcome *outcome,
                     int64_t now);
-/* False if the record of routed experts could not be made for lack of memory. */
+/* False if text or the record of routed experts is not whole for lack of memory. */
 bool xm_event_choice(xm_sequence *sequence);
 void xm_event_end(const xm_scheduler *s, const xm_request *request, xmoe_finish finish);
 double xm_event_seconds(int64_t from_ns, int64_t to_ns);
