@@ -83,7 +83,7 @@ static void write_expert_usage(xm_generation *generation, xm_json *json)
         const char *key = count > 1 ? NULL : "expert_usage";
         const xm_event *end = generation->parts[i].end;
         if (end && end->event.usage)
-            xm_usage_write(server->model, server->model_id, end->event.usage, -1,
+            xm_usage_write(server->model, server->model_id, end->event.usage,
                            &generation->params.routing, json, key);
         else
             xm_json_null(json, key);

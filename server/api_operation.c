@@ -173,8 +173,9 @@ void xm_api_slots(xm_exchange *exchange)
     xm_problem problem = {0};
     if (!slots)
         xm_problem_set(&problem, 503, "out_of_memory", NULL, "out of memory");
-    const char *fail = xm_exchange_query(exchange, "fail_on_no_slot");
-    if (used >= total && fail && strcmp(fail, "1") == 0)
+    const char *fail = NULL;
+    if (xm_exchange_query(exchange, "fail_on_no_slot", &fail, &problem) && used >= total && fail &&
+        strcmp(fail, "1") == 0)
         xm_problem_set(&problem, 503, "no_slot", NULL, "no slot is free");
     if (problem.status) {
         xm_exchange_reply_problem(exchange, &problem);

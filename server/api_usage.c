@@ -6,6 +6,7 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "api.h"
 #include "server.h"
@@ -24,7 +25,9 @@ typedef struct {
 static bool query_number(const xm_exchange *exchange, const char *name, int64_t minimum,
                          int64_t maximum, int64_t *value, xm_problem *problem)
 {
-    const char *text = xm_exchange_query(exchange, name);
+    const char *text = NULL;
+    if (!xm_exchange_query(exchange, name, &text, problem))
+        return false;
     if (!text)
         return true;
     char *end = NULL;
@@ -37,33 +40,57 @@ static bool query_number(const xm_exchange *exchange, const char *name, int64_t 
     return true;
 }
 
-static bool read_query(const xm_exchange *exchange, usage_query *query, xm_problem *problem)
+/* A stream has an interval, one look a window. */
+static bool read_query(const xm_exchange *exchange, bool stream, usage_query *query,
+                       xm_problem *problem)
 {
     const xmoe_model *model = exchange->server->model;
     *query = (usage_query){.layer = -1, .interval = INTERVAL_DEFAULT};
     int32_t layers = xmoe_model_get_info(model)->layer_count;
     if (!query_number(exchange, "layer", 0, layers - 1, &query->layer, problem) ||
-        !query_number(exchange, "window", 1, 3600, &query->window, problem) ||
-        !query_number(exchange, "interval", INTERVAL_LEAST, INTERVAL_MOST, &query->interval,
-                      problem))
+        !(stream ? query_number(exchange, "interval", INTERVAL_LEAST, INTERVAL_MOST,
+                                &query->interval, problem)
+                 : query_number(exchange, "window", 1, 3600, &query->window, problem)))
         return false;
     if (query->layer >= 0 && !xmoe_model_layer_is_moe(model, (int32_t)query->layer))
         return xm_problem_field(problem, "layer", "layer %lld has no experts",
                                 (long long)query->layer);
-    const char *phase = xm_exchange_query(exchange, "phase");
+    const char *phase = NULL;
+    if (!xm_exchange_query(exchange, "phase", &phase, problem))
+        return false;
     if (phase && !xm_usage_phase_parse(phase, &query->phase))
         return xm_problem_field(problem, "phase", "'phase' must be one of: prefill, decode, all");
     return true;
 }
 
-static void write_usage(const xm_exchange *exchange, const xmoe_usage *usage, int64_t layer,
-                        xm_text *out)
+/* What xmoe_usage_get would have given for that layer alone: differences are of all layers. */
+static xmoe_usage of_layer(const xmoe_usage *usage, int64_t layer)
+{
+    for (int32_t i = 0; i < usage->layer_count; i++) {
+        const xmoe_layer_usage *one = &usage->layers[i];
+        if (one->layer != layer)
+            continue;
+        return (xmoe_usage){.phase = usage->phase,
+                            .window_seconds = usage->window_seconds,
+                            .since = usage->since,
+                            .tokens = one->tokens,
+                            .mean_active = one->mean_active,
+                            .active_fraction = one->mean_active / one->experts,
+                            .load_balance = one->load_balance,
+                            .dead_experts = one->dead_count,
+                            .layer_count = 1,
+                            .layers = one};
+    }
+    return *usage;
+}
+
+static void write_usage(const xm_exchange *exchange, const xmoe_usage *usage, xm_text *out)
 {
     const xm_server *server = exchange->server;
     xm_json json = {out, false};
     xmoe_routing routing;
     xmoe_engine_get_routing(server->engine, &routing);
-    xm_usage_write(server->model, server->model_id, usage, (int32_t)layer, &routing, &json, NULL);
+    xm_usage_write(server->model, server->model_id, usage, &routing, &json, NULL);
 }
 
 /* Replies with usage, which it frees, or with the failed call's error. */
@@ -77,7 +104,7 @@ static void reply_usage(xm_exchange *exchange, xmoe_status status, xmoe_usage *u
         return;
     }
     xm_text answer = {0};
-    write_usage(exchange, usage, -1, &answer);
+    write_usage(exchange, usage, &answer);
     xmoe_usage_free(usage);
     xm_exchange_reply_json(exchange, &answer);
 }
@@ -86,7 +113,7 @@ void xm_api_usage(xm_exchange *exchange)
 {
     xm_problem problem = {0};
     usage_query query;
-    if (!read_query(exchange, &query, &problem)) {
+    if (!read_query(exchange, false, &query, &problem)) {
         xm_exchange_reply_problem(exchange, &problem);
         return;
     }
@@ -108,6 +135,7 @@ void xm_api_usage_reset(xm_exchange *exchange)
 typedef struct {
     usage_query query;
     xmoe_usage *before;
+    int64_t since; /* Unix time of it */
     int64_t due_ns;
 } usage_stream;
 
@@ -134,12 +162,16 @@ static xm_fill fill_stream(xm_exchange *exchange, xm_text *out)
             xmoe_usage_free(later);
             return XM_FILL_ABORT;
         }
+        if (difference->since < stream->since) /* no reset in between */
+            difference->since = stream->since;
+        xmoe_usage shown = of_layer(difference, stream->query.layer);
         xm_text_puts(out, "data: ");
-        write_usage(exchange, difference, stream->query.layer, out);
+        write_usage(exchange, &shown, out);
         xm_text_puts(out, "\n\n");
         xmoe_usage_free(difference);
         xmoe_usage_free(stream->before);
         stream->before = later;
+        stream->since = time(NULL);
         stream->due_ns += stream->query.interval * 1000000;
         if (stream->due_ns <= now) /* the client was slow: no burst to catch up */
             stream->due_ns = now + stream->query.interval * 1000000;
@@ -157,11 +189,12 @@ void xm_api_usage_stream(xm_exchange *exchange)
     usage_stream *stream = calloc(1, sizeof *stream);
     bool good = stream != NULL;
     if (good)
-        good = read_query(exchange, &stream->query, &problem);
+        good = read_query(exchange, true, &stream->query, &problem);
     if (good && xmoe_usage_get(exchange->server->engine, -1, stream->query.phase, 0,
                                &stream->before, &error) != XMOE_OK)
         good = false;
     if (good) {
+        stream->since = time(NULL);
         stream->due_ns = xm_now_ns() + stream->query.interval * 1000000;
         xm_exchange_stream(exchange, &stream_kind, stream);
         return;

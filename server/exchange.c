@@ -167,7 +167,31 @@ void xm_exchange_wake_at(xm_exchange *exchange, int64_t when_ns)
     xm_watch_kick(exchange->server->watch);
 }
 
-const char *xm_exchange_query(const xm_exchange *exchange, const char *name)
+typedef struct {
+    const char *name, *value;
+    int count;
+} query_search;
+
+static enum MHD_Result look_at_parameter(void *context, enum MHD_ValueKind kind, const char *name,
+                                         const char *value)
 {
-    return MHD_lookup_connection_value(exchange->connection, MHD_GET_ARGUMENT_KIND, name);
+    (void)kind;
+    query_search *search = context;
+    if (strcmp(name, search->name) == 0) {
+        search->value = value ? value : "";
+        search->count++;
+    }
+    return MHD_YES;
+}
+
+bool xm_exchange_query(const xm_exchange *exchange, const char *name, const char **value,
+                       xm_problem *problem)
+{
+    query_search search = {.name = name};
+    MHD_get_connection_values(exchange->connection, MHD_GET_ARGUMENT_KIND, look_at_parameter,
+                              &search);
+    *value = search.value;
+    if (search.count > 1)
+        return xm_problem_field(problem, name, "'%s' is given more than once", name);
+    return true;
 }

@@ -123,8 +123,10 @@ void xm_exchange_gone(xm_exchange *exchange);
 /* Asks the watcher for a wake at that monotonic time. */
 void xm_exchange_wake_at(xm_exchange *exchange, int64_t when_ns);
 
-/* A parameter of the query; NULL where it is absent. */
-const char *xm_exchange_query(const xm_exchange *exchange, const char *name);
+/* A parameter of the query: its value, "" where it has none, NULL where it is absent. False with a
+ * problem if it is given more than once. */
+bool xm_exchange_query(const xm_exchange *exchange, const char *name, const char **value,
+                       xm_problem *problem);
 
 int64_t xm_now_ns(void); /* monotonic */
 

@@ -66,7 +66,7 @@ static void write_summary(const xmoe_usage *usage, xm_json *json)
 }
 
 void xm_usage_write(const xmoe_model *model, const char *model_id, const xmoe_usage *usage,
-                    int32_t layer, const xmoe_routing *routing, xm_json *json, const char *key)
+                    const xmoe_routing *routing, xm_json *json, const char *key)
 {
     xm_json_open(json, key, '{');
     xm_json_string(json, "object", "experts.usage");
@@ -83,8 +83,7 @@ void xm_usage_write(const xmoe_model *model, const char *model_id, const xmoe_us
     write_summary(usage, json);
     xm_json_open(json, "layers", '[');
     for (int32_t i = 0; i < usage->layer_count; i++)
-        if (layer < 0 || usage->layers[i].layer == layer)
-            write_layer(&usage->layers[i], json);
+        write_layer(&usage->layers[i], json);
     xm_json_close(json, ']');
     xm_json_close(json, '}');
 }

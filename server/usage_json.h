@@ -7,9 +7,9 @@
 #include "json_write.h"
 #include "xmoe.h"
 
-/* layer: only that one, or -1 for all. routing may be NULL: then "router" is left out. */
+/* routing may be NULL: then "router" is left out. */
 void xm_usage_write(const xmoe_model *model, const char *model_id, const xmoe_usage *usage,
-                    int32_t layer, const xmoe_routing *routing, xm_json *json, const char *key);
+                    const xmoe_routing *routing, xm_json *json, const char *key);
 
 /* "all", "prefill", "decode"; false for another word. */
 bool xm_usage_phase_parse(const char *name, xmoe_phase *phase);

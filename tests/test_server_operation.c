@@ -146,6 +146,10 @@ static void usage_is_read_and_reset(void **state)
                            "?window=3601",
                            "?window=1e3",
                            "?phase=both",
+                           "?phase",
+                           "?phase=decode&phase=prefill",
+                           "?layer=1&layer=3",
+                           "?window=",
                            "/stream?interval=99",
                            "/stream?interval=10001",
                            "/stream?phase=x"};

@@ -228,27 +228,36 @@ static void quiet_stream_pings(void **state)
     close(fd);
 }
 
-/* Each event is the difference to the one before: together they are what the totals grew by. */
+/* Each event is the difference to the one before: together they are what the totals grew by. It
+ * says since when it counts, and with ?layer= its summary is of that layer, as everywhere. */
 static void usage_stream_adds_up(void **state)
 {
     (void)state;
     cJSON_Delete(server_post_json(&server, "/v1/experts/usage/reset", "", 200));
     int fd = http_connect(server.port);
-    const char *head = "GET /v1/experts/usage/stream?interval=100 HTTP/1.0\r\nHost: x\r\n\r\n";
+    const char *head =
+        "GET /v1/experts/usage/stream?interval=100&layer=1 HTTP/1.0\r\nHost: x\r\n\r\n";
     assert_true(http_send(fd, head, strlen(head)));
     assert_true(http_readable(fd, 20000));
     for (int i = 0; i < 5; i++)
         cJSON_Delete(server_post_json(&server, "/v1/completions",
                                       "{\"prompt\": \"stream of usage\", \"cache_prompt\": false}",
                                       200));
-    sleep_milliseconds(400);
+    sleep_milliseconds(1300);
     shutdown(fd, SHUT_WR);
     size_t capacity = 1 << 20, used = 0;
     char *text = calloc(1, capacity);
     for (ssize_t got; (got = recv(fd, text + used, capacity - 1 - used, 0)) > 0;)
         used += (size_t)got;
     close(fd);
-    double sum = 0;
+    double sum = 0, first = 0, since = 0;
+    for (const char *at = text; (at = strstr(at, "\"since\":")); at++) {
+        since = atof(at + strlen("\"since\":"));
+        first = first > 0 ? first : since;
+    }
+    assert_true(since > first && first > 1.6e9);
+    assert_non_null(strstr(text, "\"summary\":{\"moe_layers\":1,"));
+    assert_null(strstr(text, "\"moe_layers\":2"));
     for (const char *at = text; (at = strstr(at, "\"layer\":1,\"experts\":8,\"tokens\":")); at++)
         sum += atof(at + strlen("\"layer\":1,\"experts\":8,\"tokens\":"));
     cJSON *total = server_get_json(&server, "/v1/experts/usage?layer=1", 200);
