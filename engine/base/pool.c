@@ -116,9 +116,11 @@ static void wake_workers(xm_pool *pool)
 {
     if (atomic_load(&pool->sleepers) == 0)
         return;
+    /* After this no worker is between its look at the generation and its sleep. Woken ones need the
+     * mutex, so it is free again before they are. */
     pthread_mutex_lock(&pool->mutex);
-    pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->mutex);
+    pthread_cond_broadcast(&pool->wake);
 }
 
 xmoe_status xm_pool_create(int32_t threads, xm_pool **pool_out, xmoe_error *error)
