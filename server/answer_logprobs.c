@@ -33,6 +33,15 @@ static void token_name(const xm_generation *generation, int32_t token, xm_text *
         xm_text_format(name, "\\x%02x", (unsigned char)bytes[i]);
 }
 
+/* "token": logprob */
+static void write_named(const xm_generation *generation, int32_t token, float logprob,
+                        xm_text *name, xm_json *json)
+{
+    token_name(generation, token, name);
+    xm_json_name(json, name->data ? name->data : "", name->length);
+    xm_json_float(json, NULL, clamped(logprob));
+}
+
 static void write_name(const xm_generation *generation, int32_t token, xm_text *name, xm_json *json)
 {
     token_name(generation, token, name);
@@ -51,14 +60,11 @@ static void write_top(const xm_generation *generation, const xm_choice *choice,
     xm_json_open(json, NULL, '{');
     for (int32_t i = 0; i < shown->top_count; i++) {
         const xmoe_token_logprob *top = &choice->tops[shown->top + (size_t)i];
-        token_name(generation, top->token, name);
-        xm_json_float(json, name->data ? name->data : "", clamped(top->logprob));
+        write_named(generation, top->token, top->logprob, name, json);
         listed = listed || top->token == shown->token;
     }
-    if (!listed) {
-        token_name(generation, shown->token, name);
-        xm_json_float(json, name->data ? name->data : "", clamped(shown->logprob));
-    }
+    if (!listed)
+        write_named(generation, shown->token, shown->logprob, name, json);
     xm_json_close(json, '}');
 }
 

@@ -13,13 +13,13 @@ static bool no_memory(xm_generation *generation)
     return xm_problem_set(&generation->problem, 503, "out_of_memory", NULL, "out of memory");
 }
 
-/* Characters of a token: bytes that begin one. */
-static size_t count_characters(const xm_generation *generation, int32_t token)
+/* Characters that a token begins, with U+FFFD counted where its bytes do not become any. */
+static size_t count_characters(const xm_generation *generation, int32_t token, xm_utf8_place *place)
 {
     size_t length = 0, count = 0;
     const char *bytes = xmoe_token_bytes(generation->exchange->server->model, token, &length);
     for (size_t i = 0; i < length; i++)
-        count += ((unsigned char)bytes[i] & 0xc0) != 0x80;
+        count += xm_utf8_begins(place, (unsigned char)bytes[i]);
     return count;
 }
 
@@ -69,8 +69,9 @@ static void begin_choice(xm_generation *generation, int32_t prompt, xm_choice *c
         return;
     if (source->text.length)
         xm_text_add(&choice->text, source->text.data, source->text.length);
-    for (size_t i = 0; i < source->count; i++)
-        choice->characters += count_characters(generation, source->tokens[i]);
+    xm_utf8_place place = {0};
+    for (size_t i = 0; i < source->count && !source->empty; i++)
+        choice->characters += count_characters(generation, source->tokens[i], &place);
 }
 
 static void add_text(const xm_generation *generation, xm_choice *choice, const xmoe_event *event)
@@ -91,6 +92,7 @@ static bool apply_prompt(xm_generation *generation, int32_t index, const xmoe_ev
     const xm_prompt *prompt = &generation->params.prompts[index];
     xm_choice *choices = &generation->choices[index * generation->params.engine.choices];
     for (int32_t c = 0; c < generation->params.engine.choices; c++) {
+        xm_utf8_place place = {0};
         size_t offset = 0;
         for (size_t i = 0; i < prompt->count; i++) {
             const xmoe_token_logprob *top =
@@ -99,7 +101,7 @@ static bool apply_prompt(xm_generation *generation, int32_t index, const xmoe_ev
             float logprob = i && event->prompt_logprobs ? event->prompt_logprobs[i] : NAN;
             if (!show_token(&choices[c], offset, prompt->tokens[i], logprob, top, top_count))
                 return no_memory(generation);
-            offset += count_characters(generation, prompt->tokens[i]);
+            offset += count_characters(generation, prompt->tokens[i], &place);
         }
     }
     return true;
@@ -115,7 +117,7 @@ static bool apply_token(xm_generation *generation, xm_choice *choice, const xmoe
     if (!show_token(choice, choice->characters, event->token, event->logprob, event->top,
                     event->top ? event->top_count : 0))
         return no_memory(generation);
-    choice->characters += count_characters(generation, event->token);
+    choice->characters += count_characters(generation, event->token, &choice->place);
     return true;
 }
 

@@ -14,6 +14,7 @@ typedef struct {
     int32_t *tokens; /* malloc'ed */
     size_t count;
     xm_text text; /* well-formed UTF-8; only kept for echo */
+    bool empty;   /* nothing was given: the one token is a start token, with no part in the text */
 } xm_prompt;
 
 typedef struct {

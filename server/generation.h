@@ -32,7 +32,8 @@ typedef struct {
     xmoe_token_logprob *tops;
     size_t top_count, top_capacity;
     size_t characters; /* of the tokens so far: where the next one begins */
-    uint64_t tokens;   /* generated */
+    xm_utf8_place place;
+    uint64_t tokens; /* generated */
     double logprob_sum;
     xmoe_finish finish;
     xm_event *routed; /* the event that holds routed_experts; owned */

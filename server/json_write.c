@@ -55,8 +55,10 @@ static void quote(xm_text *out, const char *bytes, size_t length)
             continue;
         }
         size_t size = xm_text_character(bytes + i, length - i);
-        xm_text_add_utf8(out, bytes + i, size ? size : 1);
-        i += size ? size : 1;
+        if (!size)
+            size = xm_text_broken(bytes + i, length - i);
+        xm_text_add_utf8(out, bytes + i, size);
+        i += size;
     }
     xm_text_add(out, "\"", 1);
 }
@@ -71,6 +73,14 @@ static void start(xm_json *json, const char *key)
         quote(json->out, key, strlen(key));
         xm_text_add(json->out, ":", 1);
     }
+}
+
+void xm_json_name(xm_json *json, const char *bytes, size_t length)
+{
+    start(json, NULL);
+    quote(json->out, bytes, length);
+    xm_text_add(json->out, ":", 1);
+    json->comma = false;
 }
 
 void xm_json_open(xm_json *json, const char *key, char bracket)

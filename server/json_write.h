@@ -19,6 +19,8 @@ typedef struct {
     bool comma; /* the next value needs one before it */
 } xm_json;      /* start with {&text, false} */
 
+/* A name that may hold NUL bytes; its value follows with key NULL. */
+void xm_json_name(xm_json *json, const char *bytes, size_t length);
 void xm_json_open(xm_json *json, const char *key, char bracket); /* '{' or '[' */
 void xm_json_close(xm_json *json, char bracket);                 /* '}' or ']' */
 void xm_json_null(xm_json *json, const char *key);

@@ -30,6 +30,7 @@ static bool start_of_text(const xmoe_model *model, xm_prompt *prompt, xm_problem
         return no_memory(problem);
     prompt->tokens[0] = token;
     prompt->count = 1;
+    prompt->empty = true;
     return true;
 }
 

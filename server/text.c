@@ -104,6 +104,27 @@ size_t xm_text_character(const char *text, size_t length)
     return size;
 }
 
+bool xm_utf8_begins(xm_utf8_place *place, unsigned char byte)
+{
+    bool continues = place->missing && byte >= place->low && byte <= place->high;
+    if (continues)
+        place->missing--;
+    else
+        place->missing = byte < 0xc2 || byte > 0xf4 ? 0 : byte < 0xe0 ? 1 : byte < 0xf0 ? 2 : 3;
+    place->low = continues || (byte != 0xe0 && byte != 0xf0) ? 0x80 : byte == 0xe0 ? 0xa0 : 0x90;
+    place->high = continues || (byte != 0xed && byte != 0xf4) ? 0xbf : byte == 0xed ? 0x9f : 0x8f;
+    return !continues;
+}
+
+size_t xm_text_broken(const char *text, size_t length)
+{
+    xm_utf8_place place = {0};
+    size_t size = 0;
+    while (size < length && (!xm_utf8_begins(&place, (unsigned char)text[size]) || size == 0))
+        size++;
+    return size;
+}
+
 bool xm_text_is_utf8(const char *text, size_t length)
 {
     for (size_t i = 0; i < length;) {
@@ -123,6 +144,6 @@ void xm_text_add_utf8(xm_text *text, const char *bytes, size_t length)
             xm_text_add(text, bytes + i, size);
         else
             xm_text_puts(text, "\xef\xbf\xbd");
-        i += size ? size : 1;
+        i += size ? size : xm_text_broken(bytes + i, length - i);
     }
 }

@@ -30,7 +30,20 @@ void xm_text_free(xm_text *text);
  * surrogates and values above U+10FFFF are not well-formed. */
 size_t xm_text_character(const char *text, size_t length);
 bool xm_text_is_utf8(const char *text, size_t length);
-/* Appends bytes, each byte that belongs to no well-formed character replaced by U+FFFD. */
+/* Length of what stands at text, where there is no character, and becomes one U+FFFD: as much of a
+ * character as is there (Unicode standard, section 3.9), or one byte. */
+size_t xm_text_broken(const char *text, size_t length);
+/* Appends bytes, with U+FFFD for what is no well-formed character. */
 void xm_text_add_utf8(xm_text *text, const char *bytes, size_t length);
+
+/* Where a walk over bytes stands within a character; all zero at the start. */
+typedef struct {
+    unsigned char low, high; /* range of the byte that may come next */
+    int missing;             /* bytes of the character still to come */
+} xm_utf8_place;
+
+/* Whether byte begins a new character, or a new stretch of bytes that is none and becomes one
+ * U+FFFD; else it continues what came before. */
+bool xm_utf8_begins(xm_utf8_place *place, unsigned char byte);
 
 #endif

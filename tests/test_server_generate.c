@@ -149,6 +149,64 @@ static void echo_and_logprobs(void **state)
     cJSON_Delete(answer);
 }
 
+/* The text from its character number `offset` on. */
+static const char *from_character(const char *text, double offset)
+{
+    for (; offset > 0 && *text; offset--)
+        for (text++; ((unsigned char)*text & 0xc0) == 0x80; text++)
+            ;
+    return text;
+}
+
+/* Tokens that are text stand where their offsets say, also behind bytes that became U+FFFD. */
+static void offsets_point_into_the_text(void **state)
+{
+    (void)state;
+    const char *prompts[] = {"\"h\\u00e9 \\ud83d\\ude00 x\"", "[226,130,97,128,255,240,159,98,195]",
+                             "\"\""};
+    for (int echo = 0; echo < 2; echo++) {
+        for (size_t p = 0; p < 3; p++) {
+            char body[256];
+            snprintf(body, sizeof body,
+                     "{\"prompt\": %s, \"echo\": %s, \"logprobs\": 1, \"seed\": 2, \"n\": 2,"
+                     " \"max_tokens\": 60, \"temperature\": 2, \"ignore_eos\": true,"
+                     " \"logit_bias\": {\"0\": -100}}",
+                     prompts[p], echo ? "true" : "false");
+            cJSON *answer = complete(body);
+            const char *text = json_text(answer, "choices.1.text");
+            const cJSON *logprobs = json_at(answer, "choices.1.logprobs");
+            const cJSON *offset = json_at(logprobs, "text_offset")->child;
+            const cJSON *token = json_at(logprobs, "tokens")->child;
+            if (echo && p == 2) { /* the start token is not in the text */
+                assert_true(offset->valuedouble == 0 && offset->next->valuedouble == 0);
+                token = token->next;
+                offset = offset->next;
+            }
+            for (; token; token = token->next, offset = offset->next) {
+                const char *at = from_character(text, offset->valuedouble);
+                size_t length = strlen(token->valuestring);
+                if (strncmp(token->valuestring, "bytes:", 6) != 0 &&
+                    strncmp(at, token->valuestring, length) != 0)
+                    fail_msg("%s: '%s' is not at %g", body, token->valuestring,
+                             offset->valuedouble);
+            }
+            cJSON_Delete(answer);
+        }
+    }
+}
+
+/* The token of a NUL byte has a name too. */
+static void nul_has_a_name(void **state)
+{
+    (void)state;
+    http_answer answer = server_post(&server, "/v1/completions",
+                                     "{\"prompt\": \"a\", \"max_tokens\": 1, \"logprobs\": 1,"
+                                     " \"logit_bias\": {\"0\": 100}}");
+    assert_non_null(strstr(answer.body, "\"tokens\":[\"\\u0000\"]"));
+    assert_non_null(strstr(answer.body, "\"\\u0000\":-"));
+    http_free(&answer);
+}
+
 /* The choices of best_of are those of n, so the best can be found out from all of them. */
 static void best_of_takes_the_likeliest(void **state)
 {
@@ -367,6 +425,8 @@ int main(void)
         cmocka_unit_test(same_seed_same_text),
         cmocka_unit_test(prompt_forms_agree),
         cmocka_unit_test(echo_and_logprobs),
+        cmocka_unit_test(offsets_point_into_the_text),
+        cmocka_unit_test(nul_has_a_name),
         cmocka_unit_test(best_of_takes_the_likeliest),
         cmocka_unit_test(stop_ends_the_text),
         cmocka_unit_test(logit_bias_bans),

@@ -174,6 +174,36 @@ static void strings_survive(void **state)
     xm_text_free(&expected);
 }
 
+/* One U+FFFD for as much of a character as is there, one for each byte that never fits. */
+static void broken_text_is_replaced(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *bytes;
+        int characters; /* U+FFFD and those of the text */
+        const char *text;
+    } rows[] = {{"a\xe2\x82\xac", 2, "a\xe2\x82\xac"},
+                {"\xe2\x82z", 2, "\xef\xbf\xbdz"},
+                {"\xf0\x9f\x98", 1, "\xef\xbf\xbd"},
+                {"\x80\x80", 2, "\xef\xbf\xbd\xef\xbf\xbd"},
+                {"\xc0\xaf", 2, "\xef\xbf\xbd\xef\xbf\xbd"},
+                {"\xe0\x80", 2, "\xef\xbf\xbd\xef\xbf\xbd"},
+                {"\xed\xa0\x80", 3, "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},
+                {"\xf4\x90", 2, "\xef\xbf\xbd\xef\xbf\xbd"},
+                {"\xe2\xe2\x82\xac", 2, "\xef\xbf\xbd\xe2\x82\xac"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        xm_text text = {0};
+        xm_utf8_place place = {0};
+        int begun = 0;
+        xm_text_add_utf8(&text, rows[i].bytes, strlen(rows[i].bytes));
+        assert_string_equal(text.data, rows[i].text);
+        for (const char *byte = rows[i].bytes; *byte; byte++)
+            begun += xm_utf8_begins(&place, (unsigned char)*byte);
+        assert_int_equal(begun, rows[i].characters);
+        xm_text_free(&text);
+    }
+}
+
 static void whole_numbers_are_whole(void **state)
 {
     (void)state;
@@ -266,8 +296,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(checker_knows_the_grammar), cmocka_unit_test(checker_stops_at_the_end),
         cmocka_unit_test(depth_is_bounded),          cmocka_unit_test(numbers_survive),
-        cmocka_unit_test(strings_survive),           cmocka_unit_test(whole_numbers_are_whole),
-        cmocka_unit_test(event_copies_are_whole),
+        cmocka_unit_test(strings_survive),           cmocka_unit_test(broken_text_is_replaced),
+        cmocka_unit_test(whole_numbers_are_whole),   cmocka_unit_test(event_copies_are_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
