@@ -145,6 +145,22 @@ static bool read_list(const xmoe_model *model, const xm_settings *settings, cons
     return true;
 }
 
+/* The engine checks each prompt as it is submitted. Of several all are checked before, so that a
+ * request that is refused has not been half computed. */
+static bool check_lengths(const xmoe_model *model, const xm_generate_params *params,
+                          xm_problem *problem)
+{
+    int32_t context = xmoe_model_get_info(model)->context_length;
+    bool generates = params->engine.max_tokens > 0;
+    for (size_t i = 0; i < params->prompt_count && params->prompt_count > 1; i++)
+        if (params->prompts[i].count + generates > (size_t)context)
+            return xm_problem_set(problem, 400, "context_length_exceeded", "prompt",
+                                  "prompt %zu has %zu tokens%s, the model's context %d", i,
+                                  params->prompts[i].count,
+                                  generates ? " and leaves no room for output" : "", context);
+    return true;
+}
+
 bool xm_prompts_read(const xmoe_model *model, const xm_settings *settings, const cJSON *body,
                      xm_generate_params *params, xm_problem *problem)
 {
@@ -152,7 +168,8 @@ bool xm_prompts_read(const xmoe_model *model, const xm_settings *settings, const
         return read_messages(model, settings, body, params, problem);
     const cJSON *prompt = xm_json_member(body, "prompt");
     if (cJSON_IsArray(prompt))
-        return read_list(model, settings, prompt, params, problem);
+        return read_list(model, settings, prompt, params, problem) &&
+               check_lengths(model, params, problem);
     if (prompt && !cJSON_IsString(prompt))
         return xm_problem_field(problem, "prompt", "'prompt' must be a string or an array");
     return make_prompts(1, settings, params, problem) &&

@@ -240,6 +240,22 @@ static void long_prompt_is_refused(void **state)
     free(body);
 }
 
+/* One prompt of many that is too long: none of them is begun. */
+static void long_prompt_among_others(void **state)
+{
+    (void)state;
+    const char *submitted = "xmoe_requests_submitted_total{model_name=\"model\"}";
+    double before = server_metric(&server, submitted);
+    char *body = repeat("{\"prompt\": [[1], [2], [7", ",7", 600, "]]}");
+    cJSON *answer = server_post_json(&server, "/v1/completions", body, 400);
+    assert_string_equal(json_text(answer, "error.code"), "context_length_exceeded");
+    assert_non_null(strstr(json_text(answer, "error.message"), "512"));
+    assert_non_null(strstr(json_text(answer, "error.message"), "601"));
+    assert_true(server_metric(&server, submitted) == before);
+    cJSON_Delete(answer);
+    free(body);
+}
+
 static void big_bodies_are_refused(void **state)
 {
     (void)state;
@@ -366,11 +382,17 @@ static void nothing_is_left(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(completions_are_refused), cmocka_unit_test(chats_are_refused),
-        cmocka_unit_test(bombs_are_refused),       cmocka_unit_test(long_prompt_is_refused),
-        cmocka_unit_test(big_bodies_are_refused),  cmocka_unit_test(other_types_are_refused),
-        cmocka_unit_test(unknown_model_is_404),    cmocka_unit_test(unknown_fields_are_ignored),
-        cmocka_unit_test(broken_http_is_survived), cmocka_unit_test(nothing_is_left),
+        cmocka_unit_test(completions_are_refused),
+        cmocka_unit_test(chats_are_refused),
+        cmocka_unit_test(bombs_are_refused),
+        cmocka_unit_test(long_prompt_is_refused),
+        cmocka_unit_test(long_prompt_among_others),
+        cmocka_unit_test(big_bodies_are_refused),
+        cmocka_unit_test(other_types_are_refused),
+        cmocka_unit_test(unknown_model_is_404),
+        cmocka_unit_test(unknown_fields_are_ignored),
+        cmocka_unit_test(broken_http_is_survived),
+        cmocka_unit_test(nothing_is_left),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }
