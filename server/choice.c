@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "generation.h"
+#include "metrics.h"
 #include "server.h"
 
 static bool no_memory(xm_generation *generation)
@@ -129,6 +130,20 @@ static void end_choice(xm_generation *generation, xm_choice *choice, xmoe_finish
     generation->unfinished--;
 }
 
+/* For /metrics: a part that came to its end. */
+static void note_request(const xm_generation *generation, const xmoe_event *end,
+                         const xm_choice *choices)
+{
+    const xm_generate_params *params = &generation->params;
+    const xmoe_request_summary *summary = end->summary;
+    uint64_t longest = 0;
+    for (int32_t c = 0; c < params->engine.choices; c++)
+        longest = choices[c].tokens > longest ? choices[c].tokens : longest;
+    xm_metrics_note_request(generation->exchange->server, params->n, params->engine.max_tokens,
+                            longest,
+                            summary ? summary->prompt_seconds + summary->decode_seconds : 0);
+}
+
 static bool apply_end(xm_generation *generation, xm_event *copy)
 {
     const xmoe_event *event = &copy->event;
@@ -143,12 +158,13 @@ static bool apply_end(xm_generation *generation, xm_event *copy)
     if (event->finish == XMOE_FINISH_CANCELLED)
         return xm_problem_set(&generation->problem, 503, "cancelled", NULL,
                               "the request was cancelled: the server is shutting down");
-    int32_t choices = generation->params.engine.choices;
-    for (int32_t c = 0; c < choices; c++) {
-        xm_choice *choice = &generation->choices[copy->prompt * choices + c];
-        begin_choice(generation, copy->prompt, choice);
-        end_choice(generation, choice, event->finish);
+    int32_t count = generation->params.engine.choices;
+    xm_choice *choices = &generation->choices[copy->prompt * count];
+    for (int32_t c = 0; c < count; c++) {
+        begin_choice(generation, copy->prompt, &choices[c]);
+        end_choice(generation, &choices[c], event->finish);
     }
+    note_request(generation, event, choices);
     return true;
 }
 

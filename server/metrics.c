@@ -46,8 +46,8 @@ void xm_metric(xm_metrics *metrics, const char *name, const char *type, double v
     xm_metric_value(metrics, name, "", value);
 }
 
-static void add_histogram(xm_metrics *metrics, const char *name, const xmoe_histogram *histogram,
-                          const char *help)
+void xm_metric_histogram(xm_metrics *metrics, const char *name, const xmoe_histogram *histogram,
+                         const char *help)
 {
     char full[96], labels[64];
     uint64_t below = 0;
@@ -125,25 +125,25 @@ static void add_counters(xm_metrics *metrics, const xmoe_engine_stats *stats)
 
 static void add_histograms(xm_metrics *metrics, const xmoe_engine_stats *stats)
 {
-    add_histogram(metrics, "time_to_first_token_seconds", &stats->time_to_first_token,
-                  "From submission to the first token.");
-    add_histogram(metrics, "time_per_output_token_seconds", &stats->inter_token,
-                  "Between two tokens of a choice.");
-    add_histogram(metrics, "inter_token_latency_seconds", &stats->inter_token,
-                  "The same under its newer name.");
-    add_histogram(metrics, "e2e_request_latency_seconds", &stats->end_to_end,
-                  "From submission to the end.");
-    add_histogram(metrics, "request_queue_time_seconds", &stats->queue_time,
-                  "From submission to the first step.");
-    add_histogram(metrics, "request_prefill_time_seconds", &stats->prefill_time,
-                  "From the first step to the first token.");
-    add_histogram(metrics, "request_decode_time_seconds", &stats->decode_time,
-                  "From the first token to the end.");
-    add_histogram(metrics, "request_prompt_tokens", &stats->prompt_length,
-                  "Prompt tokens per request.");
-    add_histogram(metrics, "request_generation_tokens", &stats->generation_length,
-                  "Tokens generated per request.");
-    add_histogram(metrics, "iteration_tokens_total", &stats->step_tokens, "Tokens per step.");
+    xm_metric_histogram(metrics, "time_to_first_token_seconds", &stats->time_to_first_token,
+                        "From submission to the first token.");
+    xm_metric_histogram(metrics, "time_per_output_token_seconds", &stats->inter_token,
+                        "Between two tokens of a choice.");
+    xm_metric_histogram(metrics, "inter_token_latency_seconds", &stats->inter_token,
+                        "The same under its newer name.");
+    xm_metric_histogram(metrics, "e2e_request_latency_seconds", &stats->end_to_end,
+                        "From submission to the end.");
+    xm_metric_histogram(metrics, "request_queue_time_seconds", &stats->queue_time,
+                        "From submission to the first step.");
+    xm_metric_histogram(metrics, "request_prefill_time_seconds", &stats->prefill_time,
+                        "From the first step to the first token.");
+    xm_metric_histogram(metrics, "request_decode_time_seconds", &stats->decode_time,
+                        "From the first token to the end.");
+    xm_metric_histogram(metrics, "request_prompt_tokens", &stats->prompt_length,
+                        "Prompt tokens per request.");
+    xm_metric_histogram(metrics, "request_generation_tokens", &stats->generation_length,
+                        "Tokens generated per request.");
+    xm_metric_histogram(metrics, "iteration_tokens_total", &stats->step_tokens, "Tokens per step.");
 }
 
 static void add_model_info(xm_metrics *metrics, const xm_server *server)
@@ -168,6 +168,18 @@ static void add_model_info(xm_metrics *metrics, const xm_server *server)
               "Bytes of the model's weights.");
     xm_metric(metrics, "model_expert_bytes", "gauge", (double)info->expert_bytes,
               "Bytes of one expert of one layer.");
+}
+
+static void add_cache_config(xm_metrics *metrics, const xm_settings *settings,
+                             const xmoe_engine_stats *stats)
+{
+    char labels[160];
+    snprintf(labels, sizeof labels,
+             "cache_dtype=\"%s\",enable_prefix_caching=\"%s\",num_cpu_blocks=\"%d\"",
+             settings->engine_kv_type, settings->engine_prefix_cache ? "true" : "false",
+             stats->kv_blocks_total);
+    xm_metric_head(metrics, "cache_config_info", "gauge", "How the KV cache is set; always 1.");
+    xm_metric_value(metrics, "cache_config_info", labels, 1);
 }
 
 static void add_http(xm_metrics *metrics, xm_server *server)
@@ -205,9 +217,11 @@ void xm_api_metrics(xm_exchange *exchange)
         xmoe_engine_stats stats = {0};
         xmoe_engine_get_stats(server->engine, &stats);
         add_model_info(&metrics, server);
+        add_cache_config(&metrics, exchange->settings, &stats);
         add_load(&metrics, &stats);
         add_counters(&metrics, &stats);
         add_histograms(&metrics, &stats);
+        xm_metrics_requests(&metrics, server);
         xm_metrics_experts(&metrics, server, exchange->settings->metrics_expert_tokens);
     }
     add_http(&metrics, server);

@@ -14,6 +14,7 @@
 
 #include "http.h"
 #include "log.h"
+#include "metrics.h"
 #include "watch.h"
 
 const int xm_counted_codes[XM_CODE_LIMIT] = {200, 204, 400, 401, 403, 404, 405, 408,
@@ -49,6 +50,7 @@ xm_server *xm_server_start(xm_settings *settings, char *message, size_t size)
     server->started = time(NULL);
     server->run_id = random_run_id();
     pthread_mutex_init(&server->settings_lock, NULL);
+    pthread_mutex_init(&server->figures_lock, NULL);
     raise_descriptor_limit();
     server->watch = xm_watch_create(server);
     if (!server->watch)
@@ -57,6 +59,7 @@ xm_server *xm_server_start(xm_settings *settings, char *message, size_t size)
         return server;
     xm_watch_free(server->watch);
     pthread_mutex_destroy(&server->settings_lock);
+    pthread_mutex_destroy(&server->figures_lock);
     xm_settings_release(settings);
     free(server);
     return NULL;
@@ -130,6 +133,7 @@ bool xm_server_load(xm_server *server, const char *path, xmoe_progress_fn progre
         status = apply_router(server, settings, &error);
     if (status == XMOE_OK) {
         name_model(server, path, settings->model_alias);
+        xm_metrics_requests_init(server);
         server->model_loaded = time(NULL);
         server->loaded = true;
         int loading = XM_SERVER_LOADING; /* a drain that began meanwhile stays */
@@ -223,6 +227,7 @@ void xm_server_free(xm_server *server)
     xm_watch_free(server->watch);
     xmoe_model_free(server->model);
     pthread_mutex_destroy(&server->settings_lock);
+    pthread_mutex_destroy(&server->figures_lock);
     xm_settings_release(server->settings);
     free(server);
 }

@@ -22,6 +22,11 @@ typedef enum { XM_SERVER_LOADING, XM_SERVER_READY, XM_SERVER_DRAINING } xm_serve
 #define XM_ROUTE_LIMIT 32 /* rows of the route table, unknown paths included */
 #define XM_CODE_LIMIT  24 /* different HTTP statuses that are counted */
 
+/* Of the requests answered, by prompt; see metrics_requests.c. */
+typedef struct {
+    xmoe_histogram params_n, params_max_tokens, longest_choice, inference_time;
+} xm_request_figures;
+
 struct xm_server {
     xmoe_model *model;
     xmoe_engine *engine;
@@ -42,6 +47,9 @@ struct xm_server {
     atomic_int exchanges; /* alive */
     atomic_int waiting;   /* of those, waiting for the engine or streaming */
     atomic_uint_fast64_t answers[XM_ROUTE_LIMIT][XM_CODE_LIMIT];
+
+    pthread_mutex_t figures_lock;
+    xm_request_figures figures; /* under figures_lock */
 
     pthread_mutex_t settings_lock;
     xm_settings *settings; /* under settings_lock */

@@ -225,6 +225,8 @@ static void metrics_are_well_formed(void **state)
         "xmoe_expert_tokens_total{model_name=\"org/tiny\",layer=\"3\",expert=\"7\"}",
         "xmoe_active_experts_bucket{model_name=\"org/tiny\",layer=\"1\",le=\"8\"}",
         "xmoe_kv_blocks_total{",
+        "xmoe_cache_config_info{model_name=\"org/tiny\",cache_dtype=\"f16\","
+        "enable_prefix_caching=\"true\",num_cpu_blocks=\"",
         "xmoe_build_info{",
         "xmoe_model_info{",
         "xmoe_num_requests_waiting{",
@@ -248,6 +250,44 @@ static void metrics_are_well_formed(void **state)
         assert_true(end != space + 1 && *end == '\0');
     }
     http_free(&answer);
+}
+
+#define SERIES(name, rest) "xmoe_request_" name "{model_name=\"model\"" rest "}"
+
+/* One observation per prompt: what was asked for, and how long its longest choice became. */
+static void metrics_follow_requests(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *series;
+        double growth;
+    } rows[] = {{SERIES("params_n_sum", ""), 6},
+                {SERIES("params_n_count", ""), 2},
+                {SERIES("params_n_bucket", ",le=\"2\""), 0},
+                {SERIES("params_n_bucket", ",le=\"5\""), 2},
+                {SERIES("params_max_tokens_sum", ""), 14},
+                {SERIES("params_max_tokens_bucket", ",le=\"5\""), 0},
+                {SERIES("params_max_tokens_bucket", ",le=\"10\""), 2},
+                {SERIES("max_num_generation_tokens_sum", ""), 14},
+                {SERIES("max_num_generation_tokens_count", ""), 2},
+                {SERIES("inference_time_seconds_count", ""), 2},
+                {SERIES("generation_tokens_count", ""), 2},
+                {SERIES("generation_tokens_sum", ""), 42},
+                {SERIES("success_total", ",finished_reason=\"length\""), 2}};
+    enum { ROWS = sizeof rows / sizeof *rows };
+    double before[ROWS];
+    for (size_t i = 0; i < ROWS; i++)
+        before[i] = server_metric(&server, rows[i].series);
+    cJSON_Delete(server_post_json(&server, "/v1/completions",
+                                  "{\"prompt\": [\"a\", \"b\"], \"n\": 3, \"max_tokens\": 7,"
+                                  " \"ignore_eos\": true}",
+                                  200));
+    cJSON_Delete(server_post_json(&server, "/v1/completions", "{\"n\": 0}", 400));
+    for (size_t i = 0; i < ROWS; i++) {
+        double growth = server_metric(&server, rows[i].series) - before[i];
+        if (growth != rows[i].growth)
+            fail_msg("%s grew by %g", rows[i].series, growth);
+    }
 }
 
 static void methods_and_paths(void **state)
@@ -366,17 +406,12 @@ static void slow_requests_get_408(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(health_and_index),
-        cmocka_unit_test(models_have_their_shape),
-        cmocka_unit_test(tokens_go_there_and_back),
-        cmocka_unit_test(usage_is_read_and_reset),
-        cmocka_unit_test(router_is_changed),
-        cmocka_unit_test(slots_show_what_runs),
-        cmocka_unit_test(metrics_are_well_formed),
-        cmocka_unit_test(methods_and_paths),
-        cmocka_unit_test(keys_are_asked_for),
-        cmocka_unit_test(origins_are_told),
-        cmocka_unit_test(request_ids),
+        cmocka_unit_test(health_and_index),         cmocka_unit_test(models_have_their_shape),
+        cmocka_unit_test(tokens_go_there_and_back), cmocka_unit_test(usage_is_read_and_reset),
+        cmocka_unit_test(router_is_changed),        cmocka_unit_test(slots_show_what_runs),
+        cmocka_unit_test(metrics_are_well_formed),  cmocka_unit_test(metrics_follow_requests),
+        cmocka_unit_test(methods_and_paths),        cmocka_unit_test(keys_are_asked_for),
+        cmocka_unit_test(origins_are_told),         cmocka_unit_test(request_ids),
         cmocka_unit_test(slow_requests_get_408),
     };
     return cmocka_run_group_tests(tests, start, stop);
