@@ -5,7 +5,8 @@
 #   deploy/build-image.sh [--bootstrap] [TAG]        default TAG: xmoe
 #
 # --bootstrap makes the base image from Debian packages with debootstrap, for machines that reach a
-# Debian mirror (MIRROR) but no image registry; buildah only. BASE names another base image.
+# Debian mirror (MIRROR; default: the one that apt uses) but no image registry; buildah only. BASE
+# names another base image.
 set -eu
 cd "$(dirname "$0")/.."
 bootstrap=0
@@ -14,8 +15,7 @@ if [ "${1:-}" = --bootstrap ]; then
     shift
 fi
 tag=${1:-xmoe}
-mirror=${MIRROR:-http://deb.debian.org/debian}
-base=${BASE:-docker.io/library/debian:12-slim}
+base=${BASE:-debian:12-slim}
 
 if [ "$bootstrap" -eq 0 ] && command -v docker >/dev/null && docker info >/dev/null 2>&1; then
     exec docker build --build-arg BASE="$base" -f deploy/Dockerfile -t "$tag" .
@@ -23,12 +23,23 @@ fi
 deploy/install-deps.sh container
 export BUILDAH_ISOLATION=${BUILDAH_ISOLATION:-chroot}
 
+# The mirrors that this machine's apt uses.
+sites() {
+    apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | sort -u | grep '/debian'
+}
+
 # A minimal Debian without what official slim images leave out too.
 bootstrap_base() {
-    local root container
+    local root container mirror site
+    mirror=${MIRROR:-$(sites | grep -v security | head -n 1)}
     root=$(mktemp -d)
     debootstrap --variant=minbase bookworm "$root" "$mirror" >&2
-    echo "deb ${mirror%/debian}/debian-security bookworm-security main" >>"$root/etc/apt/sources.list"
+    for site in $(sites); do
+        case $site in
+        *-security) echo "deb $site bookworm-security main" ;;
+        *) echo "deb $site bookworm main" ;;
+        esac
+    done >"$root/etc/apt/sources.list"
     cat >"$root/etc/dpkg/dpkg.cfg.d/slim" <<'RULES'
 path-exclude /usr/share/doc/*
 path-include /usr/share/doc/*/copyright
