@@ -84,9 +84,10 @@ typedef struct {
     xmoe_router_type type;
     float threshold;     /* in (0, 1]; read by type threshold */
     int32_t top_k;       /* >= 1; read by type top_k; more than all experts means all */
-    int32_t min_experts; /* floor, >= 1 */
-    int32_t max_experts; /* cap; 0: none */
-    bool normalize;      /* divide the chosen weights by their sum */
+    int32_t min_experts; /* floor, 1 to all experts */
+    int32_t max_experts; /* cap, not below min_experts; 0: none */
+    bool normalize;      /* the weights of those chosen, floor and cap applied, are divided by their
+                            sum; else they are the softmax probabilities */
 } xmoe_router;
 
 #define XMOE_MAX_LAYERS 256
@@ -114,7 +115,7 @@ typedef bool (*xmoe_progress_fn)(void *context, const char *what, uint64_t done,
 
 typedef struct {
     const char *isa;           /* NULL: best of this CPU (or $XMOE_ISA); "scalar" "avx2" "avx512" */
-    int32_t threads;           /* threads for loading; 0: all CPUs */
+    int32_t threads;           /* threads for loading, to 4096; 0: all CPUs */
     xmoe_progress_fn progress; /* may be NULL */
     void *progress_context;
 } xmoe_model_options;
@@ -147,7 +148,7 @@ typedef struct {
     int32_t bos_token, eos_token; /* -1: none */
     uint64_t parameter_count;
     uint64_t weight_bytes; /* of all tensors as stored in the file */
-    uint64_t expert_bytes; /* weights and biases of one expert of one layer */
+    uint64_t expert_bytes; /* weights and biases of one expert of one layer, on average */
     uint64_t shared_bytes; /* read by every token: everything but experts and the embedding
                               tables' unread rows; output matrix included */
     xmoe_router router;    /* as trained */
@@ -158,8 +159,8 @@ XMOE_API const xmoe_model_info *xmoe_model_get_info(const xmoe_model *model);
 XMOE_API bool xmoe_model_layer_is_moe(const xmoe_model *model, int32_t layer);
 /* The routing that the file asks for. */
 XMOE_API void xmoe_model_default_routing(const xmoe_model *model, xmoe_routing *routing);
-/* Checks ranges; on error parameter is "threshold", "top_k", "min_experts", "max_experts" or
- * "layers". */
+/* Checks the ranges above at all MoE layers; on error parameter is "threshold", "top_k",
+ * "min_experts", "max_experts" or, for an unknown type or another layer_count, "layers". */
 XMOE_API xmoe_status xmoe_routing_check(const xmoe_model *model, const xmoe_routing *routing,
                                         xmoe_error *error);
 
@@ -185,27 +186,30 @@ XMOE_API bool xmoe_token_is_special(const xmoe_model *model, int32_t token);
 typedef struct xmoe_engine xmoe_engine;
 
 typedef struct {
-    int32_t threads;              /* compute threads, the scheduler's included; 0: all CPUs */
-    int32_t max_sequences;        /* sequences that run at once; default 64 */
-    int32_t step_tokens;          /* token budget of one step; default 256 */
-    int32_t queue_length;         /* requests that may wait; default 256 */
+    int32_t threads;              /* compute threads, the scheduler's included, to 4096; 0: all
+                                     CPUs */
+    int32_t max_sequences;        /* sequences that run at once, 1..65536; default 64 */
+    int32_t step_tokens;          /* token budget of one step, 1..65536; default 256 */
+    int32_t queue_length;         /* requests that may wait, 1..1000000; default 256 */
     uint64_t kv_bytes;            /* memory of the KV cache; default 512 MiB; at least one
                                      sequence of full context is always provided for */
     bool kv_f32;                  /* keys and values in F32; default F16 */
     bool prefix_cache;            /* default true */
-    int32_t usage_window_seconds; /* history kept for windows; default 3600 */
-    uint64_t usage_window_bytes;  /* its memory bound; default 64 MiB */
+    int32_t usage_window_seconds; /* history kept for windows, to 3600; 0: none; default 3600 */
+    uint64_t usage_window_bytes;  /* its memory bound: what does not fit shortens the history;
+                                     default 64 MiB */
 } xmoe_engine_options;
 
 XMOE_API void xmoe_engine_default_options(xmoe_engine_options *options);
 
-/* Starts the scheduler and compute threads over a model, which must outlive the engine. */
+/* Starts the scheduler and compute threads over a model, which must outlive the engine. options may
+ * be NULL. */
 XMOE_API xmoe_status xmoe_engine_create(const xmoe_model *model, const xmoe_engine_options *options,
                                         xmoe_engine **engine, xmoe_error *error);
 /* Stops accepting requests; those submitted go on. Returns at once. */
 XMOE_API void xmoe_engine_drain(xmoe_engine *engine);
 /* Ends all requests (each gets its XMOE_EVENT_END, finish "cancelled"), joins the threads, frees.
- */
+ * Nobody else may be using the engine; not from a callback. NULL is fine. */
 XMOE_API void xmoe_engine_free(xmoe_engine *engine);
 XMOE_API const xmoe_model *xmoe_engine_model(const xmoe_engine *engine);
 
@@ -233,7 +237,7 @@ typedef struct {
     float repetition_penalty; /* divides positive, multiplies negative logits of seen tokens; 1:
                                  off; looks at prompt and output */
     uint64_t seed;            /* draws depend on (seed, choice, position) alone */
-    const xmoe_logit_bias *logit_bias;
+    const xmoe_logit_bias *logit_bias; /* copied by submit; finite; entries of a token add up */
     size_t logit_bias_count;
 } xmoe_sampling;
 
@@ -271,9 +275,9 @@ typedef struct {
 typedef struct {
     uint64_t prompt_tokens;
     uint64_t cached_tokens;     /* of those, taken from the prefix cache */
-    uint64_t completion_tokens; /* over all choices */
+    uint64_t completion_tokens; /* over all choices, end-of-text tokens included */
     double queue_seconds;       /* submit to first step */
-    double prompt_seconds;      /* first step to first token */
+    double prompt_seconds;      /* first step to first token, or to the end without one */
     double decode_seconds;      /* first token to end */
     double mean_active_experts; /* per position and MoE layer; 0 where none was computed */
     double expert_bytes_per_token;
@@ -301,11 +305,13 @@ typedef struct {
     float logprob;                 /* TOKEN */
     const xmoe_token_logprob *top; /* TOKEN: top_count most probable tokens, best first */
     int32_t top_count;
-    xmoe_finish finish; /* CHOICE; END: XMOE_FINISH_ERROR/CANCELLED/DEADLINE where all ended so */
-    const xmoe_routed_experts *routed;                /* CHOICE: if routed_experts was asked for */
+    xmoe_finish finish; /* CHOICE; END: XMOE_FINISH_ERROR if any choice ended so, else what all
+                           share, else LENGTH if any ended so, else STOP */
+    const xmoe_routed_experts *routed; /* CHOICE: if routed_experts was asked for and memory did not
+                                          run out (which is XMOE_FINISH_ERROR) */
     int32_t prompt_total, prompt_cached, prompt_done; /* PROGRESS, in tokens */
     /* PROMPT: for prompt position i, the logprob of its token given those before (position 0: NaN)
-     * and top_count alternatives at prompt_top[i * top_count]. */
+     * and top_count alternatives at prompt_top[i * top_count] (position 0: token -1, NaN). */
     const float *prompt_logprobs;
     const xmoe_token_logprob *prompt_top;
     const xmoe_request_summary *summary; /* END; also TOKEN: state so far */
@@ -319,12 +325,13 @@ typedef void (*xmoe_event_fn)(void *context, const xmoe_event *event);
 typedef struct {
     const int32_t *prompt; /* copied by submit; at least one token */
     size_t prompt_length;
-    int32_t max_tokens; /* per choice; 0: score the prompt only; is cut to the context */
+    int32_t max_tokens; /* per choice; 0: score the prompt only; is cut to the context, but a prompt
+                           that leaves room for none is XMOE_ERROR_TOO_LONG */
     int32_t choices;    /* >= 1, at most 128: continuations sampled from one prompt */
     xmoe_sampling sampling;
     const char *const *stop; /* NUL-terminated stop strings, not empty */
     size_t stop_count;       /* at most 16 */
-    int32_t top_logprobs;    /* 0..XMOE_MAX_TOP_LOGPROBS */
+    int32_t top_logprobs;    /* 0..XMOE_MAX_TOP_LOGPROBS, not above the vocabulary's size */
     bool prompt_logprobs;
     bool cache_prompt; /* default true; false: neither reads nor feeds the prefix cache */
     bool ignore_eos;
@@ -332,7 +339,7 @@ typedef struct {
     bool routed_experts;
     bool return_progress;
     const xmoe_routing *routing; /* NULL: the engine's default at submission */
-    double deadline_seconds;     /* from submission; 0: none */
+    double deadline_seconds;     /* from submission, below 1e9; 0: none */
     xmoe_event_fn on_event;
     void *context;
 } xmoe_request_params;
@@ -351,6 +358,7 @@ XMOE_API void xmoe_request_cancel(xmoe_engine *engine, uint64_t request);
  * sum(histogram) == tokens, always.
  */
 
+/* A position of a prompt is prefill, a generated one decode, also when computed again. */
 typedef enum { XMOE_PHASE_ALL, XMOE_PHASE_PREFILL, XMOE_PHASE_DECODE } xmoe_phase;
 
 typedef struct {
@@ -363,7 +371,7 @@ typedef struct {
     const uint64_t *active_histogram; /* [experts + 1]: tokens by number of experts chosen */
     const uint64_t *counts;           /* [experts]: tokens that the expert served */
     const double *weights;            /* [experts]: sum of its routing weights */
-    double entropy;                   /* of counts, divided by log(experts) */
+    double entropy;                   /* of counts, divided by log(experts); 1 for one expert */
     double load_balance;              /* Jain's index of counts */
     double cv;                        /* standard deviation of counts / mean */
     double distinct_per_step;         /* mean experts touched by a step that used the layer */
@@ -382,8 +390,9 @@ struct xmoe_usage {
     const xmoe_layer_usage *layers;
 };
 
-/* layer: one layer, or -1 for all MoE layers. window_seconds: 0 or 1..3600. *usage is freed with
- * xmoe_usage_free. */
+/* layer: one layer, or -1 for all MoE layers. window_seconds: 0 or 1..3600, in whole seconds of the
+ * engine's clock, the current one included; XMOE_ERROR_UNSUPPORTED if no history is kept. *usage is
+ * freed with xmoe_usage_free. */
 XMOE_API xmoe_status xmoe_usage_get(xmoe_engine *engine, int32_t layer, xmoe_phase phase,
                                     int32_t window_seconds, xmoe_usage **usage, xmoe_error *error);
 /* Zeroes the counters; *usage (may be NULL) gets what they were, in one atomic exchange. */
@@ -436,7 +445,8 @@ typedef struct {
     xmoe_router router;     /* of its first MoE layer */
 } xmoe_slot;
 
-/* What runs now: fills up to capacity slots (running first, then waiting), returns how many. */
+/* What runs, as of the end of the last step: fills up to capacity slots (running first, then
+ * waiting), returns how many. */
 XMOE_API int32_t xmoe_engine_get_slots(xmoe_engine *engine, xmoe_slot *slots, int32_t capacity);
 
 /* ---------------------------------------------------------------------------------------------
@@ -470,8 +480,9 @@ XMOE_API uint64_t xmoe_gguf_tensor_count(const xmoe_gguf *file);
 XMOE_API void xmoe_gguf_get_key(const xmoe_gguf *file, uint64_t index, xmoe_gguf_key *key);
 XMOE_API void xmoe_gguf_get_tensor(const xmoe_gguf *file, uint64_t index, xmoe_gguf_tensor *tensor);
 
-/* Rewrites input as output with matrices in type ("F32" "F16" "BF16" "Q8_0" "Q4_0"); biases, norms,
- * position_embd and router matrices stay F32. The output appears whole or not at all. */
+/* Rewrites input as output with matrices in type ("F32" "F16" "BF16" "Q8_0" "Q4_0"), or in F16
+ * where their rows are not whole blocks of it; biases, norms, position_embd and router matrices
+ * become F32. The output appears whole or not at all. */
 XMOE_API xmoe_status xmoe_quantize(const char *input, const char *output, const char *type,
                                    xmoe_progress_fn progress, void *progress_context,
                                    xmoe_error *error);
@@ -481,8 +492,8 @@ typedef struct {
     int32_t feed_forward_length, expert_count, expert_feed_forward_length;
     int32_t vocabulary_size; /* >= 257: 256 byte tokens, <|endoftext|>, then made-up merges */
     int32_t moe_every;       /* layer l is MoE if l % moe_every == moe_every - 1; 0: none */
-    xmoe_router router;
-    float router_spread; /* standard deviation of the router logits; 2 gives a peaked router */
+    xmoe_router router;      /* but for floor and cap, which no file has */
+    float router_spread;     /* standard deviation of the router logits; 2 gives a peaked router */
     bool tied_output;
     const char *type; /* weight type as in xmoe_quantize */
     uint64_t seed;

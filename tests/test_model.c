@@ -250,6 +250,9 @@ static void options_are_checked(void **state)
     xmoe_error error;
     const xmoe_model_options options = {.isa = "mmx"};
     assert_int_equal(xmoe_model_load(good_path, &options, &model, &error), XMOE_ERROR_ARGUMENT);
+    const xmoe_model_options crowded = {.threads = 1000000000};
+    assert_int_equal(xmoe_model_load(good_path, &crowded, &model, &error), XMOE_ERROR_ARGUMENT);
+    assert_string_equal(error.parameter, "threads");
     assert_int_equal(load("/nowhere/model.gguf", &model, &error), XMOE_ERROR_IO);
     assert_non_null(strstr(error.message, "/nowhere/model.gguf"));
 }
@@ -306,6 +309,7 @@ static void random_model_shapes_are_checked(void **state)
     ASSERT_WRONG(context_length, 0, "context_length");
     ASSERT_WRONG(embedding_length, 48, "embedding_length");
     ASSERT_WRONG(embedding_length, -64, "embedding_length");
+    ASSERT_WRONG(embedding_length, 1 << 17, "embedding_length");
     ASSERT_WRONG(layer_count, 257, "layer_count");
     ASSERT_WRONG(head_count, 3, "head_count");
     ASSERT_WRONG(head_count, 0, "head_count");

@@ -97,7 +97,8 @@ static bool is_looked_up(const xmoe_model *model, const xm_load_item *item)
            (item->matrices == &model->token_embedding && !tied);
 }
 
-/* Call before a tied output is set. expert_bytes is that of the first MoE layer. */
+/* Call before a tied output is set. expert_bytes is the mean over layers, whose types may differ.
+ */
 static void describe_sizes(const xm_loader *loader, xmoe_model_info *info)
 {
     const xmoe_model *model = loader->model;
@@ -189,6 +190,9 @@ xmoe_status xmoe_model_load(const char *path, const xmoe_model_options *options,
     *model_out = NULL;
     if (options == NULL)
         options = &defaults;
+    if (options->threads < 0 || options->threads > 4096)
+        return xm_fail_argument(error, "threads", "threads is %d, must be 0 (all CPUs) to 4096",
+                                options->threads);
     xmoe_model *model = xm_calloc(1, sizeof *model);
     if (model == NULL)
         return xm_fail_memory(error, "model", sizeof *model);
