@@ -260,6 +260,8 @@ static void wrong_parameters_are_named(void **state)
     REFUSED(params.on_event, NULL, XMOE_ERROR_ARGUMENT, "on_event");
     REFUSED(routing.layers[1].threshold, 2, XMOE_ERROR_ARGUMENT, "threshold");
     REFUSED(routing.layers[3].min_experts, 0, XMOE_ERROR_ARGUMENT, "min_experts");
+    REFUSED(params.stop_count, 1, XMOE_ERROR_ARGUMENT, "stop"); /* of NULL */
+    REFUSED(params.sampling.logit_bias_count, 1, XMOE_ERROR_ARGUMENT, "logit_bias");
     call *c = call_new(1);
     c->params.stop = empty;
     c->params.stop_count = 2;

@@ -305,6 +305,7 @@ static void test_quantize_refusals(void **state)
     float values[TOTAL] = {0};
     write_model(gguf_target, values);
     expect_quantize_failure("Q5_K", NULL, XMOE_ERROR_ARGUMENT, "unknown weight type 'Q5_K'");
+    expect_quantize_failure(NULL, NULL, XMOE_ERROR_ARGUMENT, "unknown weight type ''");
     expect_quantize_failure("Q8_0", stop_at_end, XMOE_ERROR_ARGUMENT, "stopped");
     values[3] = NAN;
     write_model(gguf_target, values);

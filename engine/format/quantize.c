@@ -170,7 +170,7 @@ xmoe_status xmoe_quantize(const char *input, const char *output, const char *typ
     if (job.matrix_type == NULL)
         return xm_fail_argument(
             error, "type", "unknown weight type '%.40s': expected F32, F16, BF16, Q8_0 or Q4_0",
-            type);
+            type != NULL ? type : "");
     xm_gguf *file;
     xmoe_status status = xm_gguf_open(input, &file, error);
     if (status != XMOE_OK)

@@ -247,7 +247,7 @@ const xm_weight_traits *xm_weight_traits_of(uint32_t type)
 
 const xm_weight_traits *xm_weight_traits_by_name(const char *name)
 {
-    for (size_t i = 0; i < TYPES; i++)
+    for (size_t i = 0; i < TYPES && name != NULL; i++)
         if (strcmp(table[i].name, name) == 0)
             return &table[i];
     return NULL;

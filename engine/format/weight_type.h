@@ -34,7 +34,7 @@ typedef struct {
 
 /* NULL for a number that this engine does not read. */
 const xm_weight_traits *xm_weight_traits_of(uint32_t type);
-/* By name ("Q8_0"), NULL if unknown. */
+/* By name ("Q8_0"), NULL if unknown or NULL. */
 const xm_weight_traits *xm_weight_traits_by_name(const char *name);
 /* All rows, for tests that walk the table. */
 const xm_weight_traits *xm_weight_traits_all(size_t *count);

@@ -24,6 +24,7 @@ enum {
     BUFFER_ELEMENTS = 1 << 20, /* elements that are made and written at a time, about */
     PIECE_ELEMENTS = 1 << 13,  /* of one task */
     LARGEST = 1 << 20,         /* of any dimension: far above any real one */
+    WIDEST = 1 << 16,          /* of d; both are what loading accepts */
 };
 
 /* One tensor of the file, in the order in which they are written. */
@@ -269,7 +270,7 @@ static xmoe_status check_shape(const xmoe_random_model *shape, const xm_weight_t
         bool whole_blocks;
     } checks[] = {
         {"context_length", shape->context_length, 1, LARGEST, false},
-        {"embedding_length", shape->embedding_length, 1, LARGEST, true},
+        {"embedding_length", shape->embedding_length, 1, WIDEST, true},
         {"layer_count", shape->layer_count, 1, XMOE_MAX_LAYERS, false},
         {"head_count", shape->head_count, 1, shape->embedding_length, false},
         {"feed_forward_length", shape->feed_forward_length, 1, LARGEST, true},
@@ -323,8 +324,7 @@ xmoe_status xmoe_random_model_write(const char *path, const xmoe_random_model *s
                                     xmoe_progress_fn progress, void *progress_context,
                                     xmoe_error *error)
 {
-    const xm_weight_traits *traits =
-        shape->type != NULL ? xm_weight_traits_by_name(shape->type) : NULL;
+    const xm_weight_traits *traits = xm_weight_traits_by_name(shape->type);
     if (traits == NULL)
         return xm_fail_argument(error, "type", "weight type \"%.32s\" is unknown",
                                 shape->type != NULL ? shape->type : "");

@@ -57,6 +57,9 @@ static xmoe_status check_sampling(const xmoe_model_info *info, const xmoe_sampli
         return xm_fail_argument(error, "repetition_penalty",
                                 "repetition_penalty is %g, must be above 0",
                                 (double)s->repetition_penalty);
+    if (s->logit_bias == NULL && s->logit_bias_count > 0)
+        return xm_fail_argument(error, "logit_bias", "logit_bias is missing, its count is %zu",
+                                s->logit_bias_count);
     for (size_t i = 0; i < s->logit_bias_count; i++) {
         const xmoe_logit_bias *b = &s->logit_bias[i];
         if (b->token < 0 || b->token >= info->vocabulary_size)
@@ -86,7 +89,7 @@ static xmoe_status check_rest(const xmoe_request_params *p, xmoe_error *error)
         return xm_fail_argument(error, "stop", "%zu stop strings, at most %d are allowed",
                                 p->stop_count, XM_MAX_STOPS);
     for (size_t i = 0; i < p->stop_count; i++)
-        if (p->stop[i] == NULL || p->stop[i][0] == '\0')
+        if (p->stop == NULL || p->stop[i] == NULL || p->stop[i][0] == '\0')
             return xm_fail_argument(error, "stop", "stop string %zu is empty", i);
     if (!(p->deadline_seconds >= 0 && p->deadline_seconds < 1e9))
         return xm_fail_argument(error, "deadline_seconds",
