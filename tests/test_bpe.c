@@ -1,6 +1,6 @@
 /*
  * test_bpe.c - merging against a naive merger written here, with merges that training would never
- * give, in pieces short (merged by scanning) and long (with a heap).
+ * give, in pieces short (merged by scanning) and long (with a heap); and words chosen to be slow.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,6 +15,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { MAX_MERGES = 80, WORD_BYTES = 24, LONGEST = 200 };
 
@@ -164,10 +165,75 @@ static void test_agrees_with_naive_merging(void **state)
     free(small);
 }
 
+/* --- chosen words ----------------------------------------------------------------------------- */
+
+enum { CHOSEN = 12000, CHOSEN_BYTES = 8 };
+
+/* The inverse of x ^ x >> shift. */
+static uint64_t undo_shift(uint64_t x, int shift)
+{
+    uint64_t y = x;
+    for (int done = shift; done < 64; done += shift)
+        y = x ^ y >> shift;
+    return y;
+}
+
+/* The inverse of multiplying with an odd number, by Newton's iteration. */
+static uint64_t undo_factor(uint64_t x, uint64_t factor)
+{
+    uint64_t inverse = factor;
+    for (int i = 0; i < 6; i++)
+        inverse *= 2 - factor * inverse;
+    return x * inverse;
+}
+
+/* The inverse of xm_random_mix. */
+static uint64_t unmix(uint64_t x)
+{
+    x = undo_factor(undo_shift(x, 31), UINT64_C(0x94D049BB133111EB));
+    x = undo_factor(undo_shift(x, 27), UINT64_C(0xBF58476D1CE4E5B9));
+    return undo_shift(x, 30) - UINT64_C(0x9E3779B97F4A7C15);
+}
+
+/* CPU time of making tables of all bytes and these words of 8 bytes. */
+static clock_t time_tables(const uint64_t *chosen)
+{
+    static xm_string words[256 + CHOSEN];
+    static char bytes[256];
+    for (int i = 0; i < 256; i++) {
+        bytes[i] = (char)i;
+        words[i] = (xm_string){&bytes[i], 1};
+    }
+    for (size_t i = 0; i < CHOSEN; i++)
+        words[256 + i] = (xm_string){(const char *)&chosen[i], CHOSEN_BYTES};
+    xm_bpe *bpe;
+    clock_t start = clock();
+    assert_int_equal(xm_bpe_create(words, 256 + CHOSEN, NULL, 0, &bpe, NULL), XMOE_OK);
+    clock_t time = clock() - start;
+    xm_bpe_free(bpe);
+    return time;
+}
+
+/* Words whose hashes would agree in their low bits if the hash had no key, against random ones:
+ * without a key these cost a thousand times as much. */
+static void test_no_choice_of_words_is_slow(void **state)
+{
+    (void)state;
+    static uint64_t hostile[CHOSEN], harmless[CHOSEN];
+    assert_int_equal(unmix(xm_random_mix(12345)), 12345);
+    for (uint64_t i = 0; i < CHOSEN; i++) {
+        hostile[i] = CHOSEN_BYTES ^ unmix(unmix(i << 24));
+        harmless[i] = xm_random_bits(1, 2, i);
+    }
+    clock_t usual = time_tables(harmless);
+    assert_true(time_tables(hostile) < 20 * usual + CLOCKS_PER_SEC / 10);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_agrees_with_naive_merging),
+        cmocka_unit_test(test_no_choice_of_words_is_slow),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,9 @@
 /*
  * bpe.c - see bpe.h. Two hash tables (bytes to token, pair of tokens to rank) and two ways to merge
  * that give the same tokens: scanning for short pieces, a heap for long ones, so that a piece of n
- * bytes costs n log n and hostile text (a megabyte of one letter) stays cheap.
+ * bytes costs n log n and hostile text (a megabyte of one letter) stays cheap. The hashes have a
+ * random key, so that no file can choose tokens that all fall on one slot; results do not depend on
+ * it.
  */
 #include "format/bpe.h"
 
@@ -11,6 +13,7 @@
 #include "format/utf8.h"
 
 #include <string.h>
+#include <sys/random.h>
 
 enum {
     NO_TOKEN = -1,
@@ -29,6 +32,7 @@ typedef struct {
 } word_slot;
 
 struct xm_bpe {
+    uint64_t key; /* of both hashes */
     const xm_string *words;
     int32_t byte_tokens[256];
     word_slot *word_slots; /* open addressing; sizes are powers of two, at most half full */
@@ -48,9 +52,9 @@ typedef struct xm_bpe_symbol symbol;
 
 /* --- tables ----------------------------------------------------------------------------------- */
 
-static uint64_t hash_bytes(const char *bytes, size_t length)
+static uint64_t hash_bytes(uint64_t key, const char *bytes, size_t length)
 {
-    uint64_t hash = length;
+    uint64_t hash = key ^ length;
     for (; length >= 8; bytes += 8, length -= 8) {
         uint64_t word;
         memcpy(&word, bytes, sizeof word);
@@ -64,7 +68,7 @@ static uint64_t hash_bytes(const char *bytes, size_t length)
 /* The slot of these bytes, or the empty one where they would go. */
 static word_slot *find_word(const xm_bpe *bpe, const char *bytes, size_t length)
 {
-    for (size_t i = (size_t)hash_bytes(bytes, length) & bpe->word_mask;;
+    for (size_t i = (size_t)hash_bytes(bpe->key, bytes, length) & bpe->word_mask;;
          i = (i + 1) & bpe->word_mask) {
         word_slot *slot = &bpe->word_slots[i];
         if (slot->token == NO_TOKEN)
@@ -77,8 +81,9 @@ static word_slot *find_word(const xm_bpe *bpe, const char *bytes, size_t length)
 
 static pair_slot *find_pair(const xm_bpe *bpe, int32_t left, int32_t right)
 {
-    uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-    for (size_t i = (size_t)xm_random_mix(key) & bpe->pair_mask;; i = (i + 1) & bpe->pair_mask) {
+    uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+    uint64_t hash = xm_random_mix(pair ^ bpe->key);
+    for (size_t i = (size_t)hash & bpe->pair_mask;; i = (i + 1) & bpe->pair_mask) {
         pair_slot *slot = &bpe->pair_slots[i];
         if (slot->rank == NO_RANK || (slot->left == left && slot->right == right))
             return slot;
@@ -392,6 +397,8 @@ xmoe_status xm_bpe_create(const xm_string *words, size_t word_count, const xm_st
         return xm_fail_memory(error, "vocabulary", sizeof *bpe);
     bpe->words = words;
     xmoe_status status = XMOE_OK;
+    if (getrandom(&bpe->key, sizeof bpe->key, 0) != (ssize_t)sizeof bpe->key)
+        status = xm_fail(error, XMOE_ERROR_INTERNAL, "the system gives no random numbers");
     if (word_count > INT32_MAX || merge_count > INT32_MAX)
         status = xm_fail(error, XMOE_ERROR_UNSUPPORTED, "the vocabulary has more than 2^31 tokens");
     if (status == XMOE_OK)
