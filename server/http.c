@@ -379,7 +379,11 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
     xm_watch_end(server->watch, connection_of(connection));
     pthread_mutex_lock(&exchange->lock);
     bool timed_out = exchange->phase == XM_PHASE_TIMED_OUT;
+    bool gone = exchange->gone;
     pthread_mutex_unlock(&exchange->lock);
+    /* What is no HTTP is answered by MHD itself: 400, 413, 414, 431 or 505, it does not say which.
+     */
+    bool refused = how == MHD_REQUEST_TERMINATED_WITH_ERROR && !gone && exchange->status == 0;
     /* Many clients hang up as soon as they have read [DONE]. */
     bool whole = how == MHD_REQUEST_TERMINATED_COMPLETED_OK ||
                  (exchange->stream_ended && exchange->out.length == 0);
@@ -387,7 +391,7 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
         if (exchange->kind)
             xm_exchange_gone(exchange);
         if (exchange->status != 413)
-            exchange->status = timed_out ? 408 : 499;
+            exchange->status = timed_out ? 408 : refused ? 400 : 499;
     }
     if (exchange->kind)
         atomic_fetch_sub(&server->waiting, 1);

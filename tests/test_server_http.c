@@ -68,6 +68,27 @@ static void doubtful_bodies_close_the_connection(void **state)
     }
 }
 
+/* Who speaks no HTTP is counted as refused, not as a client that went away. */
+static void broken_requests_are_counted(void **state)
+{
+    (void)state;
+    const char *series = "xmoe_http_requests_total{model_name=\"model\",endpoint=\"other\","
+                         "method=\"\",code=\"400\"}";
+    const char *requests[] = {"GET /health HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n",
+                              "GET /health HTTP/3.7\r\nHost: x\r\n\r\n",
+                              "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n"};
+    for (size_t i = 0; i < 3; i++) {
+        double before = server_metric(&server, series);
+        int fd = http_connect(server.port);
+        assert_true(http_send(fd, requests[i], strlen(requests[i])));
+        char *answer = read_to_end(fd);
+        assert_memory_equal(answer, i == 1 ? "HTTP/1.1 505 " : "HTTP/1.1 400 ", 13);
+        free(answer);
+        close(fd);
+        assert_true(server_metric_becomes(&server, series, before + 1));
+    }
+}
+
 static void requests_follow_each_other(void **state)
 {
     (void)state;
@@ -155,6 +176,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(doubtful_bodies_close_the_connection),
+        cmocka_unit_test(broken_requests_are_counted),
         cmocka_unit_test(requests_follow_each_other),
         cmocka_unit_test(head_of_a_stream_has_no_body),
         cmocka_unit_test(no_bytes_behind_a_nul),
