@@ -381,8 +381,7 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
     bool timed_out = exchange->phase == XM_PHASE_TIMED_OUT;
     bool gone = exchange->gone;
     pthread_mutex_unlock(&exchange->lock);
-    /* What is no HTTP is answered by MHD itself: 400, 413, 414, 431 or 505, it does not say which.
-     */
+    /* What is no HTTP is answered by MHD itself: 400, 413, 414 or 431, it does not say which. */
     bool refused = how == MHD_REQUEST_TERMINATED_WITH_ERROR && !gone && exchange->status == 0;
     /* Many clients hang up as soon as they have read [DONE]. */
     bool whole = how == MHD_REQUEST_TERMINATED_COMPLETED_OK ||

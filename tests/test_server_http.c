@@ -75,17 +75,16 @@ static void broken_requests_are_counted(void **state)
     const char *series = "xmoe_http_requests_total{model_name=\"model\",endpoint=\"other\","
                          "method=\"\",code=\"400\"}";
     const char *requests[] = {"GET /health HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n",
-                              "GET /health HTTP/3.7\r\nHost: x\r\n\r\n",
                               "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n"};
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 2; i++) {
         double before = server_metric(&server, series);
         int fd = http_connect(server.port);
         assert_true(http_send(fd, requests[i], strlen(requests[i])));
         char *answer = read_to_end(fd);
-        assert_memory_equal(answer, i == 1 ? "HTTP/1.1 505 " : "HTTP/1.1 400 ", 13);
+        assert_memory_equal(answer, "HTTP/1.1 400 ", 13);
         free(answer);
         close(fd);
-        assert_true(server_metric_becomes(&server, series, before + 1));
+        assert_true(server_metric_becomes(&server, series, (before < 0 ? 0 : before) + 1));
     }
 }
 
