@@ -40,7 +40,8 @@ TOOL_HELPERS   := $(filter-out $(TOOLS:%=tools/%.c),$(wildcard tools/*.c))
 
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 
-MACHINE := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
+# uname where there is no compiler yet (make run and make test install one).
+MACHINE := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine 2>/dev/null || uname -m)))
 ifeq ($(MACHINE),x86_64)
 SIMD_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.avx2.o,$(SIMD_SOURCES)) \
                 $(patsubst %.c,$(BUILD)/obj/%.avx512.o,$(SIMD_SOURCES))
