@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Mixed load with random disconnects against a running server; standard library only.
 
-    build/xmoe-server --port 8080 & python3 tests/client/soak.py --port 8080 --minutes 30
+    build/xmoe-server --port 8080 --engine-kv-bytes 33554432 --usage-window-seconds 120 &
+    python3 tests/client/soak.py --port 8080 --minutes 30
+
+(The KV cache and the ring of usage history fill up by design; small ones are full before half time.)
 
 Clients stream, wait for whole answers, hang up in the middle of both, stop reading for a while, send
 broken requests and read the statistics. Prints one line a minute. At the end, with no client left, it
