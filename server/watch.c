@@ -104,23 +104,27 @@ static int64_t check_stream(const xm_connection *connection, xm_exchange *exchan
 {
     const xm_settings *settings = exchange->settings;
     int64_t quiet = now - exchange->progress_ns;
-    if (!exchange->suspended) {
-        if (exchange->gone) /* cut, and perhaps stuck in a write that never ends */
+    bool timer = exchange->wake_at_ns && exchange->wake_at_ns <= now;
+    if (timer) {
+        exchange->wake_at_ns = 0;
+        plan(actions, exchange, false);
+    }
+    int64_t next = exchange->wake_at_ns ? exchange->wake_at_ns : INT64_MAX;
+    if (!exchange->suspended) { /* at work, or about to be suspended after it set its timer */
+        if (exchange->gone)     /* cut, and perhaps stuck in a write that never ends */
             shutdown(connection->fd, SHUT_RDWR);
         else if (quiet > settings->limits_stall_seconds * SECOND_NS) {
             shutdown(connection->fd, SHUT_RDWR);
             plan(actions, exchange, true);
         }
-        return INT64_MAX;
+        return next;
     }
-    bool timer = exchange->wake_at_ns && exchange->wake_at_ns <= now;
-    if (timer)
-        exchange->wake_at_ns = 0;
-    if (quiet > settings->stream_ping_seconds * SECOND_NS)
+    if (quiet > settings->stream_ping_seconds * SECOND_NS) {
         exchange->ping = true;
-    if (timer || exchange->ping)
-        plan(actions, exchange, false);
-    return exchange->wake_at_ns ? exchange->wake_at_ns : INT64_MAX;
+        if (!timer)
+            plan(actions, exchange, false);
+    }
+    return next;
 }
 
 static int64_t check_connection(xm_connection *connection, int64_t now, int64_t idle_limit,
