@@ -12,11 +12,12 @@ xmoe_status xm_batch_init(xm_batch *batch, int32_t max_sequences, int32_t step_t
 {
     size_t sequences = (size_t)max_sequences, tokens = (size_t)step_tokens;
     batch->entries = xm_calloc(sequences, sizeof *batch->entries);
+    batch->decoding = xm_calloc(sequences, sizeof(xm_sequence *));
     batch->segments = xm_calloc(sequences, sizeof *batch->segments);
     batch->tokens = xm_calloc(tokens, sizeof *batch->tokens);
     batch->is_decode = xm_calloc(tokens, 1);
-    if (batch->entries == NULL || batch->segments == NULL || batch->tokens == NULL ||
-        batch->is_decode == NULL)
+    if (batch->entries == NULL || batch->decoding == NULL || batch->segments == NULL ||
+        batch->tokens == NULL || batch->is_decode == NULL)
         return xm_fail_memory(error, "batch", tokens * 5);
     return XMOE_OK;
 }
@@ -24,6 +25,7 @@ xmoe_status xm_batch_init(xm_batch *batch, int32_t max_sequences, int32_t step_t
 void xm_batch_free(xm_batch *batch)
 {
     xm_free(batch->entries);
+    xm_free(batch->decoding);
     xm_free(batch->segments);
     xm_free(batch->tokens);
     xm_free(batch->is_decode);
@@ -48,17 +50,25 @@ static void add_entry(xm_scheduler *s, xm_sequence *sequence, int32_t count)
         (xm_batch_entry){.sequence = sequence, .position = sequence->computed, .count = count};
 }
 
-/* Of the decoding sequences that had no turn after `since`, the one that waited longest. */
-static xm_sequence *longest_idle(const xm_scheduler *s, uint64_t since)
+/* Whether a had its last turn before b. */
+static bool waits_longer(const xm_sequence *a, const xm_sequence *b)
 {
-    xm_sequence *best = NULL;
-    for (int32_t i = 0; i < s->running_count; i++) {
-        xm_sequence *sequence = s->running[i];
-        if (is_decoding(sequence) && sequence->last_turn <= since &&
-            (best == NULL || sequence->last_turn < best->last_turn))
-            best = sequence;
+    return a->last_turn != b->last_turn ? a->last_turn < b->last_turn : xm_sequence_before(a, b);
+}
+
+/* Moves the sequence at `at` down to its place in a heap with the longest waiting one first. */
+static void sift_down(xm_sequence **heap, int32_t count, int32_t at)
+{
+    xm_sequence *sequence = heap[at];
+    for (int32_t child = 2 * at + 1; child < count; child = 2 * at + 1) {
+        if (child + 1 < count && waits_longer(heap[child + 1], heap[child]))
+            child++;
+        if (waits_longer(sequence, heap[child]))
+            break;
+        heap[at] = heap[child];
+        at = child;
     }
-    return best;
+    heap[at] = sequence;
 }
 
 /* Tokens of the budget that decoding must leave to prompts: a quarter, if they need it. With a
@@ -76,18 +86,23 @@ static int32_t share_of_prompts(const xm_scheduler *s, int32_t budget)
  * what is left of it. */
 static int32_t choose_decoding(xm_scheduler *s, int32_t budget)
 {
-    int32_t decoding = 0, limit = budget - share_of_prompts(s, budget);
+    xm_sequence **decoding = s->batch.decoding;
+    int32_t count = 0, limit = budget - share_of_prompts(s, budget);
     for (int32_t i = 0; i < s->running_count; i++)
-        decoding += is_decoding(s->running[i]);
-    if (decoding <= limit) {
-        for (int32_t i = 0; i < s->running_count; i++)
-            if (is_decoding(s->running[i]))
-                add_entry(s, s->running[i], 1);
-        return budget - decoding;
+        if (is_decoding(s->running[i]))
+            decoding[count++] = s->running[i];
+    if (count <= limit) {
+        for (int32_t i = 0; i < count; i++)
+            add_entry(s, decoding[i], 1);
+        return budget - count;
     }
-    uint64_t since = s->turns;
-    for (int32_t i = 0; i < limit; i++)
-        add_entry(s, longest_idle(s, since), 1);
+    for (int32_t at = count / 2 - 1; at >= 0; at--)
+        sift_down(decoding, count, at);
+    for (int32_t i = 0; i < limit; i++) {
+        add_entry(s, decoding[0], 1);
+        decoding[0] = decoding[--count];
+        sift_down(decoding, count, 0);
+    }
     return budget - limit;
 }
 

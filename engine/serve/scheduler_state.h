@@ -25,6 +25,7 @@ typedef struct {
 typedef struct {
     int32_t rows, entry_count;
     xm_batch_entry *entries; /* [max_sequences] */
+    xm_sequence **decoding;  /* [max_sequences]: scratch of the choice */
     xm_segment *segments;    /* [max_sequences] */
     int32_t *tokens;         /* [step_tokens] */
     uint8_t *is_decode;      /* [step_tokens] */
