@@ -75,8 +75,9 @@ xmoe_status xm_kernels_select(const char *isa, const xm_kernels **kernels, xmoe_
     if (!isa)
         isa = getenv("XMOE_ISA");
     if (!isa || !*isa) {
-        const xm_kernels *tables[4];
-        *kernels = tables[xm_kernels_available(tables) - 1];
+        for (size_t i = 0; i < VARIANT_COUNT; i++) /* the best comes last */
+            if (variants[i].runs())
+                *kernels = variants[i].kernels;
         return XMOE_OK;
     }
     for (size_t i = 0; i < VARIANT_COUNT; i++) {
