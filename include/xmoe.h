@@ -374,7 +374,9 @@ typedef struct {
     double entropy;                   /* of counts, divided by log(experts); 1 for one expert */
     double load_balance;              /* Jain's index of counts */
     double cv;                        /* standard deviation of counts / mean */
-    double distinct_per_step;         /* mean experts touched by a step that used the layer */
+    uint64_t steps;                   /* engine steps that used the layer */
+    uint64_t distinct;                /* experts touched, summed over those steps */
+    double distinct_per_step;         /* distinct / steps */
     const int32_t *dead;              /* experts with count 0 */
     int32_t dead_count;
 } xmoe_layer_usage;
@@ -402,6 +404,54 @@ XMOE_API xmoe_status xmoe_usage_reset(xmoe_engine *engine, xmoe_usage **usage, x
 XMOE_API xmoe_status xmoe_usage_difference(const xmoe_usage *later, const xmoe_usage *earlier,
                                            xmoe_usage **usage, xmoe_error *error);
 XMOE_API void xmoe_usage_free(xmoe_usage *usage);
+
+/* All MoE layers since start or reset, indexed by xmoe_phase, all of one moment: steps and distinct
+ * apart, ALL is PREFILL plus DECODE. Each is freed with xmoe_usage_free. */
+#define XMOE_PHASES 3
+XMOE_API xmoe_status xmoe_usage_get_phases(xmoe_engine *engine, xmoe_usage *phases[XMOE_PHASES],
+                                           xmoe_error *error);
+/* A usage of numbers from elsewhere, such as a file: of each layer are read layer, experts,
+ * active_histogram, counts, weights, steps and distinct; the rest is derived. XMOE_ERROR_FORMAT
+ * with the layer in the message if an identity does not hold, a number is out of range (weights:
+ * finite, 0 to 2^35; counts below 2^53) or layers are not ascending or of unequal experts. */
+XMOE_API xmoe_status xmoe_usage_create(xmoe_phase phase, int64_t since,
+                                       const xmoe_layer_usage *layers, int32_t layer_count,
+                                       xmoe_usage **usage, xmoe_error *error);
+/* a + b, both of the same layers and phase, without window; since is the earlier one. */
+XMOE_API xmoe_status xmoe_usage_merge(const xmoe_usage *a, const xmoe_usage *b, xmoe_usage **usage,
+                                      xmoe_error *error);
+/* Adds what was counted before, by phase as from xmoe_usage_get_phases, to the counters since
+ * start; windows do not get it. XMOE_ERROR_ARGUMENT, and nothing is added, if the layers are not
+ * this model's or ALL is not the sum of the two phases. */
+XMOE_API xmoe_status xmoe_usage_restore(xmoe_engine *engine,
+                                        const xmoe_usage *const phases[XMOE_PHASES],
+                                        xmoe_error *error);
+/* How differently two workloads use the experts of a layer: the Jensen-Shannon divergence, in bits,
+ * of counts / activations. 0: alike; 1: they share no expert. NaN if either has no activations or
+ * their numbers of experts differ. */
+XMOE_API double xmoe_usage_divergence(const xmoe_layer_usage *a, const xmoe_layer_usage *b);
+
+/* What one position took in one MoE layer. */
+typedef struct {
+    uint64_t request;
+    void *context; /* of the request's params */
+    int32_t choice;
+    int32_t position; /* in the sequence, from 0 */
+    xmoe_phase phase; /* PREFILL or DECODE */
+    int32_t count;
+    const uint16_t *experts; /* [count], in order of rank */
+    const float *weights;    /* [count] */
+} xmoe_route;
+
+/* The rows of one layer of a step, on the scheduler thread: the same choices, in the same moment,
+ * that the usage counters get, positions computed again included. Pointers live until it returns;
+ * the rules of event callbacks hold. */
+typedef void (*xmoe_route_fn)(void *context, int32_t layer, const xmoe_route *routes,
+                              int32_t count);
+/* Calls on_routes for every layer of every step from the next step on; NULL: no more. After this
+ * returns, the function that was set before is not running and will not be called again. Not from a
+ * callback. */
+XMOE_API void xmoe_engine_set_trace(xmoe_engine *engine, xmoe_route_fn on_routes, void *context);
 
 /* ---------------------------------------------------------------------------------------------
  * Figures of the engine
