@@ -159,6 +159,8 @@ static void assert_matches(const xmoe_usage *usage, const naive_usage *naive)
         assert_memory_equal(l->active_histogram, n->histogram, sizeof n->histogram);
         for (int32_t e = 0; e < EXPERTS; e++)
             assert_close(l->weights[e], n->weights[e], 1e-4);
+        assert_int_equal(l->steps, n->steps);
+        assert_int_equal(l->distinct, n->distinct);
         double distinct = n->steps > 0 ? (double)n->distinct / (double)n->steps : 0;
         assert_close(l->distinct_per_step, distinct, 1e-9);
     }

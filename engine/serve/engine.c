@@ -407,6 +407,12 @@ xmoe_status xmoe_usage_get(xmoe_engine *engine, int32_t layer, xmoe_phase phase,
     return xm_usage_snapshot(engine->usage, layer, phase, window_seconds, usage, error);
 }
 
+xmoe_status xmoe_usage_get_phases(xmoe_engine *engine, xmoe_usage *phases[XMOE_PHASES],
+                                  xmoe_error *error)
+{
+    return xm_usage_snapshot_phases(engine->usage, phases, error);
+}
+
 xmoe_status xmoe_usage_reset(xmoe_engine *engine, xmoe_usage **usage, xmoe_error *error)
 {
     return xm_usage_reset(engine->usage, usage, error);

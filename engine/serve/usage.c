@@ -325,6 +325,32 @@ xmoe_status xm_usage_snapshot(xm_usage *usage, int32_t layer, xmoe_phase phase,
     return XMOE_OK;
 }
 
+xmoe_status xm_usage_snapshot_phases(xm_usage *usage, xmoe_usage *phases[XMOE_PHASES],
+                                     xmoe_error *error)
+{
+    xm_usage_view *views[XMOE_PHASES] = {NULL};
+    xmoe_status status = XMOE_OK;
+    for (int32_t phase = 0; phase < XMOE_PHASES && status == XMOE_OK; phase++)
+        status = xm_usage_view_create(usage->layers, usage->layer_count, usage->experts,
+                                      &views[phase], error);
+    if (status == XMOE_OK) {
+        pthread_mutex_lock(&usage->mutex);
+        for (int32_t phase = 0; phase < XMOE_PHASES; phase++) {
+            views[phase]->usage.phase = (xmoe_phase)phase;
+            copy_total(usage, 0, views[phase]);
+        }
+        pthread_mutex_unlock(&usage->mutex);
+    }
+    for (int32_t phase = 0; phase < XMOE_PHASES; phase++) {
+        if (status == XMOE_OK)
+            xm_usage_view_derive(views[phase]);
+        else
+            xm_usage_view_free(views[phase]);
+        phases[phase] = status == XMOE_OK ? &views[phase]->usage : NULL;
+    }
+    return status;
+}
+
 xmoe_status xm_usage_reset(xm_usage *usage, xmoe_usage **snapshot, xmoe_error *error)
 {
     xm_usage_view *view;

@@ -63,9 +63,12 @@ void xm_usage_route(xm_usage *usage, int32_t moe_layer, const xm_selection *sele
  * pairs that the step touched. */
 uint64_t xm_usage_commit(xm_usage *usage);
 
-/* Any thread; see xmoe_usage_get and xmoe_usage_reset. */
+/* Any thread; see the functions of xmoe.h. */
 xmoe_status xm_usage_snapshot(xm_usage *usage, int32_t layer, xmoe_phase phase,
                               int32_t window_seconds, xmoe_usage **snapshot, xmoe_error *error);
+/* All layers and phases since start or reset, of one moment. */
+xmoe_status xm_usage_snapshot_phases(xm_usage *usage, xmoe_usage *phases[XMOE_PHASES],
+                                     xmoe_error *error);
 xmoe_status xm_usage_reset(xm_usage *usage, xmoe_usage **snapshot, xmoe_error *error);
 
 #endif

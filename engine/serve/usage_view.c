@@ -93,9 +93,10 @@ static void derive_layer(xm_usage_view *view, int32_t index)
     }
     if (layer->tokens > 0)
         layer->mean_active = (double)layer->activations / (double)layer->tokens;
-    if (record[XM_USAGE_STEPS] > 0)
-        layer->distinct_per_step =
-            (double)record[XM_USAGE_DISTINCT] / (double)record[XM_USAGE_STEPS];
+    layer->steps = record[XM_USAGE_STEPS];
+    layer->distinct = record[XM_USAGE_DISTINCT];
+    if (layer->steps > 0)
+        layer->distinct_per_step = (double)layer->distinct / (double)layer->steps;
     derive_balance(layer, view->dead + (size_t)index * (size_t)experts);
 }
 
