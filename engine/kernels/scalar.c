@@ -293,7 +293,7 @@ static void attention(const xm_attention_job *job, load_fn load)
         const float *query = job->query + (size_t)i * job->query_stride;
         float *scores = job->scores + (size_t)i * job->scores_stride;
         float *out = job->out + (size_t)i * job->out_stride;
-        size_t tokens = (size_t)(job->first_count + i);
+        size_t tokens = (size_t)job->first_count + (size_t)i;
 
         for (size_t t = 0; t < tokens; t += XM_KV_TOKENS) {
             float dot[XM_PANEL];
