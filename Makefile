@@ -141,6 +141,7 @@ $(BUILD)/obj/server/%.o: server/%.c
 	$(Q)$(CC) $(ALL_CFLAGS) $(shell pkg-config --cflags libmicrohttpd libcjson) -c $< -o $@
 
 $(BUILD)/obj/server/openapi.o: config/openapi.json # embedded
+$(BUILD)/obj/server/dashboard.o: $(wildcard server/dashboard/*.html server/dashboard/*.css server/dashboard/*.js)
 
 $(BUILD)/obj/engine/train/%.o: engine/train/%.c
 	@mkdir -p $(@D)

@@ -12,8 +12,10 @@
  */
 cJSON *xm_api_body(xm_exchange *exchange, xm_problem *problem);
 
+/* dashboard.c */
+void xm_api_dashboard(xm_exchange *exchange);
+
 /* api_operation.c */
-void xm_api_index(xm_exchange *exchange);
 void xm_api_health(xm_exchange *exchange);
 void xm_api_ready(xm_exchange *exchange);
 void xm_api_openapi(xm_exchange *exchange);

@@ -10,7 +10,6 @@
 
 #include "api.h"
 #include "openapi.h"
-#include "route.h"
 #include "router_json.h"
 #include "server.h"
 
@@ -41,26 +40,6 @@ void xm_api_ready(xm_exchange *exchange)
     xm_problem_set(&problem, 503, draining ? "draining" : "loading", NULL, "%s",
                    draining ? "the server is shutting down" : "the model is still being loaded");
     xm_exchange_reply_problem(exchange, &problem);
-}
-
-void xm_api_index(xm_exchange *exchange)
-{
-    xm_text answer = {0};
-    xm_json json = {&answer, false};
-    xm_json_open(&json, NULL, '{');
-    xm_json_string(&json, "name", "xmoe");
-    xm_json_string(&json, "version", xmoe_version());
-    xm_json_string(&json, "description", "/openapi.json");
-    xm_json_open(&json, "endpoints", '[');
-    for (size_t i = 0; i < xm_route_count; i++) {
-        xm_text line = {0};
-        xm_text_format(&line, "%s %s", xm_route_table[i].method, xm_route_table[i].path);
-        xm_json_string(&json, NULL, line.data);
-        xm_text_free(&line);
-    }
-    xm_json_close(&json, ']');
-    xm_json_close(&json, '}');
-    xm_exchange_reply_json(exchange, &answer);
 }
 
 void xm_api_openapi(xm_exchange *exchange)

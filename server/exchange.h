@@ -58,7 +58,8 @@ typedef enum {
 } xm_exchange_phase;
 
 #define XM_REQUEST_ID_LENGTH 64
-#define XM_EXTRA_HEADERS     4
+#define XM_EXTRA_HEADERS     6
+#define XM_HEADER_LENGTH     288
 
 struct xm_exchange {
     xm_server *server;
@@ -79,7 +80,7 @@ struct xm_exchange {
     xm_text answer;
     struct {
         const char *name; /* static storage */
-        char value[128];
+        char value[XM_HEADER_LENGTH];
     } headers[XM_EXTRA_HEADERS];
     int header_count;
 

@@ -17,7 +17,7 @@
 
 /* clang-format off */
 const xm_route xm_route_table[] = {
-    {"GET", "/", xm_api_index, XM_ROUTE_PUBLIC},
+    {"GET", "/", xm_api_dashboard, XM_ROUTE_PUBLIC},
     {"GET", "/health", xm_api_health, XM_ROUTE_PUBLIC},
     {"GET", "/v1/health", xm_api_health, XM_ROUTE_PUBLIC},
     {"GET", "/ready", xm_api_ready, XM_ROUTE_PUBLIC},

@@ -35,17 +35,56 @@ static cJSON *get(const char *path)
     return server_get_json(&server, path, 200);
 }
 
-static void health_and_index(void **state)
+static void health_and_description(void **state)
 {
     (void)state;
-    const char *paths[] = {"/health",       "/v1/health",       "/ready", "/",
-                           "/openapi.json", "/props",           "/slots", "/v1/models",
-                           "/v1/router",    "/v1/experts/usage"};
+    const char *paths[] = {"/health", "/v1/health", "/ready",     "/openapi.json",    "/props",
+                           "/slots",  "/v1/models", "/v1/router", "/v1/experts/usage"};
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
         cJSON_Delete(get(paths[i]));
     http_answer head = http_call(server.port, "HEAD", "/health", "", NULL);
     assert_non_null(strstr(head.headers, "200 OK"));
     http_free(&head);
+}
+
+/* The page's nonce: 32 digits, the same in the policy and over style and script. */
+static void read_nonce(const http_answer *page, char nonce[33])
+{
+    const char *policy = strstr(page->headers, "Content-Security-Policy: default-src 'none';");
+    assert_non_null(policy);
+    const char *script = strstr(policy, "script-src 'nonce-");
+    assert_non_null(script);
+    assert_int_equal(sscanf(script, "script-src 'nonce-%32[0-9a-f]'", nonce), 1);
+    char wanted[64];
+    snprintf(wanted, sizeof wanted, "style-src 'nonce-%s'", nonce);
+    assert_non_null(strstr(policy, wanted));
+    snprintf(wanted, sizeof wanted, "<style nonce=\"%s\">", nonce);
+    assert_non_null(strstr(page->body, wanted));
+    snprintf(wanted, sizeof wanted, "<script type=\"module\" nonce=\"%s\">", nonce);
+    assert_non_null(strstr(page->body, wanted));
+}
+
+/* Without a key, for it is the page that asks for one. */
+static void dashboard_is_one_page(void **state)
+{
+    (void)state;
+    char first[33], second[33];
+    http_answer page = server_get(&guarded, "/");
+    assert_int_equal(page.status, 200);
+    assert_non_null(strstr(page.headers, "Content-Type: text/html; charset=utf-8"));
+    assert_non_null(strstr(page.headers, "Cache-Control: no-store"));
+    assert_non_null(strstr(page.headers, "X-Content-Type-Options: nosniff"));
+    assert_non_null(strstr(page.headers, "Referrer-Policy: no-referrer"));
+    read_nonce(&page, first);
+    assert_null(strstr(page.body, "{{"));
+    assert_null(strstr(page.body, " src="));
+    assert_null(strstr(page.body, " style="));
+    assert_memory_equal(page.body + strlen(page.body) - 8, "</html>\n", 8);
+    http_free(&page);
+    page = server_get(&guarded, "/");
+    read_nonce(&page, second);
+    assert_string_not_equal(first, second);
+    http_free(&page);
 }
 
 static void models_have_their_shape(void **state)
@@ -337,8 +376,8 @@ static void keys_are_asked_for(void **state)
             fail_msg("'%s': %d", rows[i].header, answer.status);
         http_free(&answer);
     }
-    const char *open[] = {"/health", "/v1/health", "/ready", "/", "/openapi.json"};
-    for (size_t i = 0; i < 5; i++)
+    const char *open[] = {"/health", "/v1/health", "/ready", "/openapi.json"};
+    for (size_t i = 0; i < sizeof open / sizeof *open; i++)
         cJSON_Delete(server_get_json(&guarded, open[i], 200));
     cJSON *refused = server_post_json(&guarded, "/v1/completions", "{\"prompt\": \"x\"}", 401);
     assert_string_equal(json_text(refused, "error.code"), "invalid_api_key");
@@ -406,12 +445,19 @@ static void slow_requests_get_408(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(health_and_index),         cmocka_unit_test(models_have_their_shape),
-        cmocka_unit_test(tokens_go_there_and_back), cmocka_unit_test(usage_is_read_and_reset),
-        cmocka_unit_test(router_is_changed),        cmocka_unit_test(slots_show_what_runs),
-        cmocka_unit_test(metrics_are_well_formed),  cmocka_unit_test(metrics_follow_requests),
-        cmocka_unit_test(methods_and_paths),        cmocka_unit_test(keys_are_asked_for),
-        cmocka_unit_test(origins_are_told),         cmocka_unit_test(request_ids),
+        cmocka_unit_test(health_and_description),
+        cmocka_unit_test(dashboard_is_one_page),
+        cmocka_unit_test(models_have_their_shape),
+        cmocka_unit_test(tokens_go_there_and_back),
+        cmocka_unit_test(usage_is_read_and_reset),
+        cmocka_unit_test(router_is_changed),
+        cmocka_unit_test(slots_show_what_runs),
+        cmocka_unit_test(metrics_are_well_formed),
+        cmocka_unit_test(metrics_follow_requests),
+        cmocka_unit_test(methods_and_paths),
+        cmocka_unit_test(keys_are_asked_for),
+        cmocka_unit_test(origins_are_told),
+        cmocka_unit_test(request_ids),
         cmocka_unit_test(slow_requests_get_408),
     };
     return cmocka_run_group_tests(tests, start, stop);
