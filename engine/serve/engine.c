@@ -413,6 +413,12 @@ xmoe_status xmoe_usage_get_phases(xmoe_engine *engine, xmoe_usage *phases[XMOE_P
     return xm_usage_snapshot_phases(engine->usage, phases, error);
 }
 
+xmoe_status xmoe_usage_restore(xmoe_engine *engine, const xmoe_usage *const phases[XMOE_PHASES],
+                               xmoe_error *error)
+{
+    return xm_usage_restore(engine->usage, phases, error);
+}
+
 xmoe_status xmoe_usage_reset(xmoe_engine *engine, xmoe_usage **usage, xmoe_error *error)
 {
     return xm_usage_reset(engine->usage, usage, error);

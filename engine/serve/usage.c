@@ -1,9 +1,10 @@
 /*
  * usage.c - see usage.h.
  *
- * Guarded by mutex: total, buckets and their ring indices, history_from, since, resets. The rest
- * belongs to the scheduler thread. Windows are summed a few buckets per hold of the mutex, so that
- * a long window never delays a step; every bucket is whole at any time, hence so is any sum.
+ * Guarded by mutex: total, buckets and their ring indices, history_from, since, resets, restored.
+ * The rest belongs to the scheduler thread. Windows are summed a few buckets per hold of the mutex,
+ * so that a long window never delays a step; every bucket is whole at any time, hence so is any
+ * sum.
  */
 #include "serve/usage.h"
 
@@ -11,6 +12,7 @@
 #include "serve/usage_view.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 
 /* Records of one layer: prefill, decode, and what is not the sum of the two. */
@@ -38,8 +40,11 @@ struct xm_usage {
     int32_t newest;       /* ring index */
     int32_t filled;       /* buckets in use */
     int64_t history_from; /* first second that the buckets cover whole or from reset on */
-    int64_t since;        /* Unix time of start or reset */
+    int64_t since;        /* Unix time of start or reset, or of what was restored */
     uint64_t resets;
+    uint64_t *restored; /* [size]: part of total */
+    bool has_restored;  /* since reset */
+    uint64_t identity;
 };
 
 static int64_t current_second(const xm_usage *usage)
@@ -58,6 +63,7 @@ void xm_usage_free(xm_usage *usage)
     xm_free(usage->total);
     xm_free(usage->buckets);
     xm_free(usage->seconds);
+    xm_free(usage->restored);
     xm_free(usage);
 }
 
@@ -73,11 +79,13 @@ static int32_t affordable_buckets(const xm_usage_options *options, size_t size)
 xmoe_status xm_usage_create(const xm_usage_options *options, xm_usage **usage_out,
                             xmoe_error *error)
 {
+    static _Atomic uint64_t identities; /* given out: an address may come again */
     *usage_out = NULL;
     xm_usage *usage = xm_calloc(1, sizeof *usage);
     if (usage == NULL)
         return xm_fail_memory(error, "expert usage", sizeof *usage);
     pthread_mutex_init(&usage->mutex, NULL);
+    usage->identity = atomic_fetch_add(&identities, 1) + 1;
     usage->layer_count = options->layer_count;
     usage->experts = options->experts;
     usage->record = xm_usage_record_size(options->experts);
@@ -92,8 +100,10 @@ xmoe_status xm_usage_create(const xm_usage_options *options, xm_usage **usage_ou
     usage->total = xm_calloc(usage->size, sizeof(uint64_t));
     usage->buckets = xm_calloc((size_t)usage->bucket_count * usage->size, sizeof(uint64_t));
     usage->seconds = xm_calloc((size_t)usage->bucket_count, sizeof(int64_t));
+    usage->restored = xm_calloc(usage->size, sizeof(uint64_t));
     if (usage->layers == NULL || usage->step == NULL || usage->touched == NULL ||
-        usage->total == NULL || usage->buckets == NULL || usage->seconds == NULL) {
+        usage->total == NULL || usage->buckets == NULL || usage->seconds == NULL ||
+        usage->restored == NULL) {
         xm_usage_free(usage);
         return xm_fail_memory(error, "expert usage", (size_t)options->window_bytes);
     }
@@ -226,13 +236,14 @@ static void add_phase(const xm_usage *usage, const uint64_t *layer, xmoe_phase p
     record[XM_USAGE_DISTINCT] += both[XM_USAGE_DISTINCT];
 }
 
-/* Adds numbers[size] to the view, whose layers begin at MoE layer `first`. */
-static void add_to_view(const xm_usage *usage, const uint64_t *numbers, int32_t first,
-                        xm_usage_view *view)
+/* Adds numbers[size] to records, those of the view, whose layers begin at MoE layer `first`, or its
+ * restored. */
+static void add_layers(const xm_usage *usage, const uint64_t *numbers, int32_t first,
+                       const xm_usage_view *view, uint64_t *records)
 {
     for (int32_t i = 0; i < view->capacity; i++)
         add_phase(usage, numbers + (size_t)(first + i) * usage->layer_size, view->usage.phase,
-                  xm_usage_view_record(view, i));
+                  records + (size_t)i * usage->record);
 }
 
 /* Sums the buckets of the last `window` seconds, newest first, a few per hold of the mutex. */
@@ -248,7 +259,8 @@ static void sum_window(xm_usage *usage, int32_t window, int32_t first, xm_usage_
     for (int32_t held = 1; left > 0 && usage->seconds[index] >= from; held++, left--) {
         if (usage->seconds[index] < below) {
             below = usage->seconds[index];
-            add_to_view(usage, usage->buckets + (size_t)index * usage->size, first, view);
+            add_layers(usage, usage->buckets + (size_t)index * usage->size, first, view,
+                       view->records);
         }
         index = (index + usage->bucket_count - 1) % usage->bucket_count;
         if (held % PER_HOLD != 0)
@@ -291,10 +303,30 @@ static xmoe_status check_query(const xm_usage *usage, int32_t layer, xmoe_phase 
     return XMOE_OK;
 }
 
+/* A view of count MoE layers from `first` on, for copy_total or sum_window to fill. */
+static xmoe_status create_view(const xm_usage *usage, int32_t first, int32_t count,
+                               xmoe_phase phase, xm_usage_view **view, xmoe_error *error)
+{
+    xmoe_status status =
+        xm_usage_view_create(usage->layers + first, count, usage->experts, view, error);
+    if (status != XMOE_OK)
+        return status;
+    (*view)->usage.phase = phase;
+    (*view)->counters = usage->identity;
+    (*view)->restored = xm_calloc((size_t)count * usage->record, sizeof(uint64_t));
+    if ((*view)->restored != NULL)
+        return XMOE_OK;
+    xm_usage_view_free(*view);
+    *view = NULL;
+    return xm_fail_memory(error, "expert usage", (size_t)count * usage->record * sizeof(uint64_t));
+}
+
 /* Total into view; the caller holds the mutex. */
 static void copy_total(const xm_usage *usage, int32_t first, xm_usage_view *view)
 {
-    add_to_view(usage, usage->total, first, view);
+    add_layers(usage, usage->total, first, view, view->records);
+    if (usage->has_restored)
+        add_layers(usage, usage->restored, first, view, view->restored);
     view->usage.since = usage->since;
     view->resets = usage->resets;
 }
@@ -309,10 +341,9 @@ xmoe_status xm_usage_snapshot(xm_usage *usage, int32_t layer, xmoe_phase phase,
     int32_t first = layer == -1 ? 0 : find_layer(usage, layer);
     int32_t count = layer == -1 ? usage->layer_count : 1;
     xm_usage_view *view;
-    status = xm_usage_view_create(usage->layers + first, count, usage->experts, &view, error);
+    status = create_view(usage, first, count, phase, &view, error);
     if (status != XMOE_OK)
         return status;
-    view->usage.phase = phase;
     if (window_seconds > 0) {
         sum_window(usage, window_seconds, first, view);
     } else {
@@ -331,14 +362,11 @@ xmoe_status xm_usage_snapshot_phases(xm_usage *usage, xmoe_usage *phases[XMOE_PH
     xm_usage_view *views[XMOE_PHASES] = {NULL};
     xmoe_status status = XMOE_OK;
     for (int32_t phase = 0; phase < XMOE_PHASES && status == XMOE_OK; phase++)
-        status = xm_usage_view_create(usage->layers, usage->layer_count, usage->experts,
-                                      &views[phase], error);
+        status = create_view(usage, 0, usage->layer_count, (xmoe_phase)phase, &views[phase], error);
     if (status == XMOE_OK) {
         pthread_mutex_lock(&usage->mutex);
-        for (int32_t phase = 0; phase < XMOE_PHASES; phase++) {
-            views[phase]->usage.phase = (xmoe_phase)phase;
+        for (int32_t phase = 0; phase < XMOE_PHASES; phase++)
             copy_total(usage, 0, views[phase]);
-        }
         pthread_mutex_unlock(&usage->mutex);
     }
     for (int32_t phase = 0; phase < XMOE_PHASES; phase++) {
@@ -351,18 +379,77 @@ xmoe_status xm_usage_snapshot_phases(xm_usage *usage, xmoe_usage *phases[XMOE_PH
     return status;
 }
 
+/* The phases as numbers[size], in the order of total. */
+static void flatten(const xm_usage *usage, const xmoe_usage *const phases[XMOE_PHASES],
+                    uint64_t *numbers)
+{
+    size_t bytes = usage->record * sizeof(uint64_t);
+    for (int32_t i = 0; i < usage->layer_count; i++) {
+        const uint64_t *records[XMOE_PHASES];
+        for (int32_t phase = 0; phase < XMOE_PHASES; phase++)
+            records[phase] = xm_usage_view_record((const xm_usage_view *)phases[phase], i);
+        uint64_t *layer = numbers + (size_t)i * usage->layer_size;
+        memcpy(layer, records[XMOE_PHASE_PREFILL], bytes);
+        memcpy(layer + usage->record, records[XMOE_PHASE_DECODE], bytes);
+        memcpy(layer + PHASES * usage->record, records[XMOE_PHASE_ALL], 2 * sizeof(uint64_t));
+    }
+}
+
+/* Whether no sum of total and numbers is out of range; sum[record] is scratch. The caller holds the
+ * mutex. */
+static bool fits(const xm_usage *usage, const uint64_t *numbers, uint64_t *sum)
+{
+    for (int32_t i = 0; i < usage->layer_count; i++) {
+        size_t at = (size_t)i * usage->layer_size;
+        memset(sum, 0, usage->record * sizeof(uint64_t));
+        add_phase(usage, usage->total + at, XMOE_PHASE_ALL, sum);
+        add_phase(usage, numbers + at, XMOE_PHASE_ALL, sum);
+        if (xm_usage_record_fault(sum, usage->experts) != NULL)
+            return false;
+    }
+    return true;
+}
+
+xmoe_status xm_usage_restore(xm_usage *usage, const xmoe_usage *const phases[XMOE_PHASES],
+                             xmoe_error *error)
+{
+    xmoe_status status =
+        xm_usage_check_phases(phases, usage->layers, usage->layer_count, usage->experts, error);
+    if (status != XMOE_OK)
+        return status;
+    uint64_t *numbers = xm_calloc(usage->size + usage->record, sizeof(uint64_t));
+    if (numbers == NULL)
+        return xm_fail_memory(error, "expert usage", usage->size * sizeof(uint64_t));
+    flatten(usage, phases, numbers);
+    pthread_mutex_lock(&usage->mutex);
+    bool in_range = fits(usage, numbers, numbers + usage->size);
+    if (in_range) {
+        add(usage->total, numbers, usage->size);
+        add(usage->restored, numbers, usage->size);
+        usage->has_restored = true;
+        if (phases[XMOE_PHASE_ALL]->since < usage->since)
+            usage->since = phases[XMOE_PHASE_ALL]->since;
+    }
+    pthread_mutex_unlock(&usage->mutex);
+    xm_free(numbers);
+    return in_range ? XMOE_OK
+                    : xm_fail_argument(error, "phases",
+                                       "usage is too large to be added to what was counted");
+}
+
 xmoe_status xm_usage_reset(xm_usage *usage, xmoe_usage **snapshot, xmoe_error *error)
 {
     xm_usage_view *view;
     if (snapshot != NULL)
         *snapshot = NULL;
-    xmoe_status status =
-        xm_usage_view_create(usage->layers, usage->layer_count, usage->experts, &view, error);
+    xmoe_status status = create_view(usage, 0, usage->layer_count, XMOE_PHASE_ALL, &view, error);
     if (status != XMOE_OK)
         return status;
     pthread_mutex_lock(&usage->mutex);
     copy_total(usage, 0, view);
     memset(usage->total, 0, usage->size * sizeof(uint64_t));
+    memset(usage->restored, 0, usage->size * sizeof(uint64_t));
+    usage->has_restored = false;
     usage->filled = 0;
     usage->history_from = current_second(usage);
     usage->since = usage->clock.unix_seconds(usage->clock.context);

@@ -9,7 +9,8 @@
  * xm_usage_commit moves the step into total and bucket, whole, under the mutex: so every identity
  * of xmoe.h holds in any snapshot. Phases: a position that belongs to the prompt is prefill, a
  * generated one decode; positions computed again after preemption are counted again here (they did
- * pass through the experts), but not in a request's own usage.
+ * pass through the experts), but not in a request's own usage. What xm_usage_restore adds goes into
+ * total alone, and is also kept apart, so that a difference over it tells what was counted.
  *
  * Counters of one layer and phase are one flat array of uint64_t, a "record", so that adding,
  * subtracting and copying are loops over numbers. Routing weights are summed in fixed point
@@ -69,6 +70,8 @@ xmoe_status xm_usage_snapshot(xm_usage *usage, int32_t layer, xmoe_phase phase,
 /* All layers and phases since start or reset, of one moment. */
 xmoe_status xm_usage_snapshot_phases(xm_usage *usage, xmoe_usage *phases[XMOE_PHASES],
                                      xmoe_error *error);
+xmoe_status xm_usage_restore(xm_usage *usage, const xmoe_usage *const phases[XMOE_PHASES],
+                             xmoe_error *error);
 xmoe_status xm_usage_reset(xm_usage *usage, xmoe_usage **snapshot, xmoe_error *error);
 
 #endif

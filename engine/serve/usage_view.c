@@ -37,13 +37,14 @@ void xm_usage_view_free(xm_usage_view *view)
     if (view == NULL)
         return;
     xm_free(view->records);
+    xm_free(view->restored);
     xm_free(view->layers);
     xm_free(view->weights);
     xm_free(view->dead);
     xm_free(view);
 }
 
-uint64_t *xm_usage_view_record(xm_usage_view *view, int32_t index)
+uint64_t *xm_usage_view_record(const xm_usage_view *view, int32_t index)
 {
     return view->records + (size_t)index * xm_usage_record_size(view->experts);
 }
@@ -121,51 +122,4 @@ void xm_usage_view_derive(xm_usage_view *view)
 void xmoe_usage_free(xmoe_usage *usage)
 {
     xm_usage_view_free((xm_usage_view *)usage);
-}
-
-/* NULL if the two can be subtracted, else the reason why not. */
-static const char *mismatch(const xm_usage_view *later, const xm_usage_view *earlier)
-{
-    if (later->usage.phase != earlier->usage.phase)
-        return "they are of different phases";
-    if (later->usage.window_seconds != 0 || earlier->usage.window_seconds != 0)
-        return "windows cannot be subtracted";
-    if (later->experts != earlier->experts || later->capacity != earlier->capacity)
-        return "they are of different models or layers";
-    for (int32_t i = 0; i < later->capacity; i++)
-        if (later->layers[i].layer != earlier->layers[i].layer)
-            return "they are of different layers";
-    return NULL;
-}
-
-xmoe_status xmoe_usage_difference(const xmoe_usage *later_usage, const xmoe_usage *earlier_usage,
-                                  xmoe_usage **usage, xmoe_error *error)
-{
-    *usage = NULL;
-    const xm_usage_view *later = (const xm_usage_view *)later_usage;
-    const xm_usage_view *earlier = (const xm_usage_view *)earlier_usage;
-    const char *reason = mismatch(later, earlier);
-    if (reason != NULL)
-        return xm_fail_argument(error, "earlier", "usage cannot be subtracted: %s", reason);
-    bool reset_between = later->resets != earlier->resets;
-    size_t size = (size_t)later->capacity * xm_usage_record_size(later->experts);
-    for (size_t i = 0; i < size && !reset_between; i++)
-        if (later->records[i] < earlier->records[i])
-            return xm_fail_argument(error, "earlier", "the earlier usage is the later one");
-    int32_t layers[XMOE_MAX_LAYERS];
-    for (int32_t i = 0; i < later->capacity; i++)
-        layers[i] = later->layers[i].layer;
-    xm_usage_view *view;
-    xmoe_status status =
-        xm_usage_view_create(layers, later->capacity, later->experts, &view, error);
-    if (view == NULL)
-        return status;
-    for (size_t i = 0; i < size; i++)
-        view->records[i] = later->records[i] - (reset_between ? 0 : earlier->records[i]);
-    view->usage.phase = later->usage.phase;
-    view->usage.since = later->usage.since;
-    view->resets = later->resets;
-    xm_usage_view_derive(view);
-    *usage = &view->usage;
-    return XMOE_OK;
 }
