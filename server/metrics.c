@@ -92,7 +92,7 @@ static void add_load(xm_metrics *metrics, const xmoe_engine_stats *stats)
     xm_metric(metrics, "kv_cache_usage_perc", "gauge",
               total > 0 ? stats->kv_blocks_used / total : 0,
               "Part of the KV cache that running sequences use (0 to 1).");
-    xm_metric(metrics, "kv_blocks_total", "gauge", total, "Blocks of the KV cache.");
+    xm_metric(metrics, "kv_blocks", "gauge", total, "Blocks of the KV cache.");
     xm_metric(metrics, "kv_blocks_used", "gauge", stats->kv_blocks_used,
               "KV blocks that running sequences use.");
     xm_metric(metrics, "kv_blocks_cached", "gauge", stats->kv_blocks_cached,

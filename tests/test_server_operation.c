@@ -263,7 +263,7 @@ static void metrics_are_well_formed(void **state)
         "xmoe_time_to_first_token_seconds_bucket{model_name=\"org/tiny\",le=\"0.001\"}",
         "xmoe_expert_tokens_total{model_name=\"org/tiny\",layer=\"3\",expert=\"7\"}",
         "xmoe_active_experts_bucket{model_name=\"org/tiny\",layer=\"1\",le=\"8\"}",
-        "xmoe_kv_blocks_total{",
+        "xmoe_kv_blocks{",
         "xmoe_cache_config_info{model_name=\"org/tiny\",cache_dtype=\"f16\","
         "enable_prefix_caching=\"true\",num_cpu_blocks=\"",
         "xmoe_build_info{",
