@@ -399,8 +399,9 @@ XMOE_API xmoe_status xmoe_usage_get(xmoe_engine *engine, int32_t layer, xmoe_pha
                                     int32_t window_seconds, xmoe_usage **usage, xmoe_error *error);
 /* Zeroes the counters; *usage (may be NULL) gets what they were, in one atomic exchange. */
 XMOE_API xmoe_status xmoe_usage_reset(xmoe_engine *engine, xmoe_usage **usage, xmoe_error *error);
-/* later - earlier, both of all layers and one phase without window: what happened between. If a
- * reset lies between, it is the later one. */
+/* later - earlier, both of the same layers and phase, without window: what happened between. Of two
+ * that come from one engine: if a reset lies between, it is the later one; what was restored
+ * between is left out. */
 XMOE_API xmoe_status xmoe_usage_difference(const xmoe_usage *later, const xmoe_usage *earlier,
                                            xmoe_usage **usage, xmoe_error *error);
 XMOE_API void xmoe_usage_free(xmoe_usage *usage);
@@ -412,8 +413,10 @@ XMOE_API xmoe_status xmoe_usage_get_phases(xmoe_engine *engine, xmoe_usage *phas
                                            xmoe_error *error);
 /* A usage of numbers from elsewhere, such as a file: of each layer are read layer, experts,
  * active_histogram, counts, weights, steps and distinct; the rest is derived. XMOE_ERROR_FORMAT
- * with the layer in the message if an identity does not hold, a number is out of range (weights:
- * finite, 0 to 2^35; counts below 2^53) or layers are not ascending or of unequal experts. */
+ * with the layer in the message if an identity does not hold, steps and distinct do not fit counts,
+ * a number is out of range (weights: finite, 0 to below 2^35; others and their sums: below 2^53) or
+ * layers are not ascending or of unequal experts. Weights are rounded to multiples of 2^-28, which
+ * those of any usage are: numbers that xmoe_usage_get gave come back the same. */
 XMOE_API xmoe_status xmoe_usage_create(xmoe_phase phase, int64_t since,
                                        const xmoe_layer_usage *layers, int32_t layer_count,
                                        xmoe_usage **usage, xmoe_error *error);
@@ -421,8 +424,10 @@ XMOE_API xmoe_status xmoe_usage_create(xmoe_phase phase, int64_t since,
 XMOE_API xmoe_status xmoe_usage_merge(const xmoe_usage *a, const xmoe_usage *b, xmoe_usage **usage,
                                       xmoe_error *error);
 /* Adds what was counted before, by phase as from xmoe_usage_get_phases, to the counters since
- * start; windows do not get it. XMOE_ERROR_ARGUMENT, and nothing is added, if the layers are not
- * this model's or ALL is not the sum of the two phases. */
+ * start or reset, whose `since` becomes the earlier one; windows do not get it.
+ * XMOE_ERROR_ARGUMENT, and nothing is added, if the layers are not this model's, a sum is out of
+ * range, or ALL is not the sum of the two phases (weights: to the precision of a double; steps and
+ * distinct: at least the larger one, at most the sum). */
 XMOE_API xmoe_status xmoe_usage_restore(xmoe_engine *engine,
                                         const xmoe_usage *const phases[XMOE_PHASES],
                                         xmoe_error *error);
@@ -448,9 +453,10 @@ typedef struct {
  * the rules of event callbacks hold. */
 typedef void (*xmoe_route_fn)(void *context, int32_t layer, const xmoe_route *routes,
                               int32_t count);
-/* Calls on_routes for every layer of every step from the next step on; NULL: no more. After this
- * returns, the function that was set before is not running and will not be called again. Not from a
- * callback. */
+/* Calls on_routes for every MoE layer of every step from the next step on; NULL: no more. After
+ * this returns, the function that was set before is not running and will not be called again, and
+ * what it was told of is in the usage counters: a step under way is traced to its end, for which
+ * this waits. Not from a callback, nor with a lock held that on_routes takes. */
 XMOE_API void xmoe_engine_set_trace(xmoe_engine *engine, xmoe_route_fn on_routes, void *context);
 
 /* ---------------------------------------------------------------------------------------------

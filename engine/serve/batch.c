@@ -1,6 +1,6 @@
 /*
  * batch.c - one step's tokens: which sequences give how many, the model's run over them, and the
- * accounting of experts from what the routers report.
+ * accounting and tracing of experts from what the routers report.
  */
 #include "base/memory.h"
 #include "serve/scheduler_state.h"
@@ -16,9 +16,10 @@ xmoe_status xm_batch_init(xm_batch *batch, int32_t max_sequences, int32_t step_t
     batch->segments = xm_calloc(sequences, sizeof *batch->segments);
     batch->tokens = xm_calloc(tokens, sizeof *batch->tokens);
     batch->is_decode = xm_calloc(tokens, 1);
+    batch->routes = xm_calloc(tokens, sizeof *batch->routes);
     if (batch->entries == NULL || batch->decoding == NULL || batch->segments == NULL ||
-        batch->tokens == NULL || batch->is_decode == NULL)
-        return xm_fail_memory(error, "batch", tokens * 5);
+        batch->tokens == NULL || batch->is_decode == NULL || batch->routes == NULL)
+        return xm_fail_memory(error, "batch", tokens * sizeof *batch->routes);
     return XMOE_OK;
 }
 
@@ -29,6 +30,7 @@ void xm_batch_free(xm_batch *batch)
     xm_free(batch->segments);
     xm_free(batch->tokens);
     xm_free(batch->is_decode);
+    xm_free(batch->routes);
 }
 
 /* --- choice --- */
@@ -204,21 +206,59 @@ static void account(const xm_scheduler *s, const xm_batch_entry *entry, int32_t 
     }
 }
 
+/* What the trace is told of each row and stays the same from layer to layer. */
+static void prepare_routes(xm_batch *batch)
+{
+    for (int32_t i = 0; i < batch->entry_count; i++) {
+        const xm_batch_entry *entry = &batch->entries[i];
+        const xm_request *request = entry->sequence->request;
+        for (int32_t j = 0; j < entry->count; j++) {
+            int32_t row = entry->row + j;
+            xmoe_phase phase = batch->is_decode[row] ? XMOE_PHASE_DECODE : XMOE_PHASE_PREFILL;
+            batch->routes[row] = (xmoe_route){.request = request->id,
+                                              .context = request->params.context,
+                                              .choice = entry->sequence->choice,
+                                              .position = entry->position + j,
+                                              .phase = phase};
+        }
+    }
+}
+
+static void tell_trace(const xm_scheduler *s, int32_t moe_layer, const xm_selection *selection)
+{
+    xmoe_route *routes = s->batch.routes;
+    for (int32_t row = 0; row < selection->rows; row++) {
+        size_t at = (size_t)row * (size_t)selection->experts;
+        routes[row].count = selection->count[row];
+        routes[row].experts = selection->expert + at;
+        routes[row].weights = selection->weight + at;
+    }
+    xm_trace_routes(s->options.trace, s->options.model->moe_layers[moe_layer], routes,
+                    selection->rows);
+}
+
 static void on_routed(void *context, int32_t moe_layer, const xm_selection *selection)
 {
     xm_scheduler *s = context;
     xm_usage_route(s->options.usage, moe_layer, selection, s->batch.is_decode);
     for (int32_t i = 0; i < s->batch.entry_count; i++)
         account(s, &s->batch.entries[i], moe_layer, selection);
+    if (s->batch.traced)
+        tell_trace(s, moe_layer, selection);
 }
 
 const float *xm_batch_run(xm_scheduler *s)
 {
     xm_batch *batch = &s->batch;
     const xm_backend *backend = &s->options.backend;
+    batch->traced = s->options.trace != NULL && xm_trace_begin_step(s->options.trace);
+    if (batch->traced)
+        prepare_routes(batch);
     const float *logits =
         backend->step(backend->context, batch->segments, batch->entry_count, on_routed, s);
     s->stats.expert_bytes_read += xm_usage_commit(s->options.usage) * s->info->expert_bytes;
+    if (batch->traced)
+        xm_trace_end_step(s->options.trace); /* what it was told of is in the counters now */
     xm_histogram_observe(&s->stats.step_tokens, batch->rows);
     for (int32_t i = 0; i < batch->entry_count; i++) {
         xm_sequence *sequence = batch->entries[i].sequence;

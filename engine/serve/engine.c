@@ -10,7 +10,7 @@
  *   routing               default for requests that bring none
  *   stats, slots          copies made at the end of each step
  * The mutex is held for copies and list work only, never while a step computes or a callback runs.
- * Expert usage has its own mutex (usage.c).
+ * Expert usage and trace have their own (usage.c, trace.c).
  */
 #include "base/memory.h"
 #include "model/forward.h"
@@ -30,6 +30,7 @@ struct xmoe_engine {
     xm_kv_cache *cache;
     xm_forward *forward;
     xm_usage *usage;
+    xm_trace *trace;
     xm_scheduler *scheduler; /* the thread's alone, once it runs */
     pthread_t thread;
 
@@ -196,6 +197,7 @@ static xmoe_status create_scheduler(xmoe_engine *engine, int32_t blocks, xmoe_er
                                     .pool = engine->pool,
                                     .backend = {run_forward, copy_block, engine},
                                     .usage = engine->usage,
+                                    .trace = engine->trace,
                                     .clock = engine->clock,
                                     .block_count = blocks,
                                     .max_sequences = engine->options.max_sequences,
@@ -225,6 +227,8 @@ static xmoe_status create_parts(xmoe_engine *engine, xmoe_error *error)
     if (status == XMOE_OK)
         status = create_usage(engine, error);
     if (status == XMOE_OK)
+        status = xm_trace_create(&engine->trace, error);
+    if (status == XMOE_OK)
         status = create_scheduler(engine, blocks, error);
     return status;
 }
@@ -232,6 +236,7 @@ static xmoe_status create_parts(xmoe_engine *engine, xmoe_error *error)
 static void destroy(xmoe_engine *engine)
 {
     xm_scheduler_free(engine->scheduler);
+    xm_trace_free(engine->trace);
     xm_usage_free(engine->usage);
     xm_forward_free(engine->forward);
     xm_kv_cache_free(engine->cache);
@@ -422,4 +427,9 @@ xmoe_status xmoe_usage_restore(xmoe_engine *engine, const xmoe_usage *const phas
 xmoe_status xmoe_usage_reset(xmoe_engine *engine, xmoe_usage **usage, xmoe_error *error)
 {
     return xm_usage_reset(engine->usage, usage, error);
+}
+
+void xmoe_engine_set_trace(xmoe_engine *engine, xmoe_route_fn on_routes, void *context)
+{
+    xm_trace_set(engine->trace, on_routes, context);
 }

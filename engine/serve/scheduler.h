@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "model/forward.h"
 #include "serve/request.h"
+#include "serve/trace.h"
 #include "serve/usage.h"
 
 typedef struct xm_scheduler xm_scheduler;
@@ -35,6 +36,7 @@ typedef struct {
     xm_pool *pool; /* for sampling; may be NULL */
     xm_backend backend;
     xm_usage *usage;
+    xm_trace *trace; /* may be NULL */
     xm_clock clock;
     int32_t block_count; /* at least one sequence of full context */
     int32_t max_sequences;

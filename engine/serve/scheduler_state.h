@@ -29,6 +29,8 @@ typedef struct {
     xm_segment *segments;    /* [max_sequences] */
     int32_t *tokens;         /* [step_tokens] */
     uint8_t *is_decode;      /* [step_tokens] */
+    xmoe_route *routes;      /* [step_tokens]: what the trace is told of each row */
+    bool traced;             /* this step */
 } xm_batch;
 
 /* One row of logits and what becomes of it: a sampled token, or the score of a prompt token. */
