@@ -5,9 +5,12 @@
  */
 #include "engine_fixture.h"
 
+#include "serve/trace.h"
+
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { STEP_TOKENS = 24 };
 static const int32_t layer_numbers[MOE_LAYERS] = {1, 3};
@@ -320,6 +323,110 @@ static void many_threads_may_set_it(void **state)
     xmoe_engine_free(s.engine); /* with one set */
 }
 
+static void note_call(void *context, int32_t layer, const xmoe_route *routes, int32_t count)
+{
+    (void)layer;
+    (void)routes;
+    (void)count;
+    *(bool *)context = true;
+}
+
+typedef struct {
+    xm_trace *trace;
+    bool called;
+} late_setter;
+
+static void *set_late(void *argument)
+{
+    late_setter *setter = argument;
+    xm_trace_set(setter->trace, note_call, &setter->called);
+    return NULL;
+}
+
+/* One step follows the other without a pause: who waits for the end of one need not wait for the
+ * next. */
+static void setting_waits_for_one_step_only(void **state)
+{
+    (void)state;
+    bool first_called = false;
+    late_setter setter = {0};
+    assert_int_equal(xm_trace_create(&setter.trace, NULL), XMOE_OK);
+    assert_false(xm_trace_begin_step(setter.trace));
+    xm_trace_set(setter.trace, note_call, &first_called);
+    assert_true(xm_trace_begin_step(setter.trace));
+    xm_trace_routes(setter.trace, 0, NULL, 0);
+    assert_true(first_called);
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, set_late, &setter), 0);
+    while (!setter.called) {
+        usleep(2000); /* it comes to wait */
+        xm_trace_end_step(setter.trace);
+        xm_trace_begin_step(setter.trace);
+        xm_trace_routes(setter.trace, 0, NULL, 0);
+    }
+    pthread_join(thread, NULL); /* while a step runs */
+    xm_trace_end_step(setter.trace);
+    xm_trace_free(setter.trace);
+}
+
+/* --- a request's own ----------------------------------------------------------------------------
+ */
+
+typedef struct {
+    bool ended, same;
+} own_usage;
+
+/* Each position is a step of its own, and the numbers make the same usage again. */
+static bool is_own_usage(const xmoe_usage *usage)
+{
+    xmoe_usage *made;
+    if (xmoe_usage_create(usage->phase, usage->since, usage->layers, usage->layer_count, &made,
+                          NULL) != XMOE_OK)
+        return false;
+    bool good = usage->tokens > 0;
+    for (int32_t i = 0; i < usage->layer_count; i++) {
+        const xmoe_layer_usage *l = &usage->layers[i], *m = &made->layers[i];
+        good &= l->steps == l->tokens && l->distinct == l->activations;
+        good &= m->steps == l->steps && m->distinct == l->distinct;
+        good &= m->tokens == l->tokens && m->activations == l->activations;
+        good &= memcmp(m->weights, l->weights, EXPERTS * sizeof(double)) == 0;
+        good &= xmoe_usage_divergence(l, m) == 0;
+    }
+    xmoe_usage_free(made);
+    return good;
+}
+
+static void keep_own(void *context, const xmoe_event *event)
+{
+    own_usage *own = context;
+    if (event->kind != XMOE_EVENT_END)
+        return;
+    pthread_mutex_lock(&call_mutex);
+    own->same = event->usage != NULL && is_own_usage(event->usage);
+    own->ended = true;
+    pthread_cond_broadcast(&call_changed);
+    pthread_mutex_unlock(&call_mutex);
+}
+
+static void a_requests_own_usage_is_a_usage_too(void **state)
+{
+    (void)state;
+    xmoe_engine *engine = crowded_engine();
+    own_usage own = {0};
+    call *c = call_new(2);
+    c->params.choices = 2;
+    c->params.on_event = keep_own;
+    c->params.context = &own;
+    call_submit(engine, c);
+    pthread_mutex_lock(&call_mutex);
+    while (!own.ended)
+        pthread_cond_wait(&call_changed, &call_mutex);
+    pthread_mutex_unlock(&call_mutex);
+    assert_true(own.same);
+    free(c);
+    xmoe_engine_free(engine);
+}
+
 /* --- counters of all phases ------------------------------------------------------------------- */
 
 typedef struct {
@@ -399,6 +506,8 @@ int main(void)
         cmocka_unit_test(each_position_is_told_as_its_request_is),
         cmocka_unit_test(listeners_take_turns_at_work),
         cmocka_unit_test(many_threads_may_set_it),
+        cmocka_unit_test(setting_waits_for_one_step_only),
+        cmocka_unit_test(a_requests_own_usage_is_a_usage_too),
         cmocka_unit_test(phases_stay_whole_while_restored),
     };
     return cmocka_run_group_tests(tests, engine_load_model, engine_free_model);

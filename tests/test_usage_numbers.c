@@ -340,11 +340,14 @@ static void create_refuses_numbers_out_of_range(void **state)
     REFUSED((n.histogram[1][0] = n.histogram[1][1] = UINT64_C(1) << 52), sum);
     numbers n;
     good_numbers(&n);
-    n.weights[1][0] = nextafter(0x1p35, 0); /* the largest is kept as it is */
-    xmoe_usage *usage;
-    assert_int_equal(create_of(&n, &usage, NULL), XMOE_OK);
-    assert_true(usage->layers[1].weights[0] == n.weights[1][0]);
-    xmoe_usage_free(usage);
+    const double kept[] = {nextafter(0x1p35, 0), 0x1p24 + 0x1p-28, 0x1p-28, 0};
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) {
+        xmoe_usage *usage;
+        n.weights[1][0] = kept[i];
+        assert_int_equal(create_of(&n, &usage, NULL), XMOE_OK);
+        assert_true(usage->layers[1].weights[0] == kept[i]);
+        xmoe_usage_free(usage);
+    }
 }
 
 static void create_refuses_wrong_layers(void **state)
@@ -617,14 +620,16 @@ static void restore_refuses_phases_that_do_not_add_up(void **state)
     xm_usage_free(usage);
 }
 
-/* All prefill, in one layer, tokens and weight of expert 0 as given. */
-static void single_expert(uint64_t tokens, double weight, xmoe_usage *phases[XMOE_PHASES])
+/* All prefill, in one layer: tokens and weight of expert 0, and its weight in ALL. */
+static void single_expert(uint64_t tokens, double weight, double weight_in_all,
+                          xmoe_usage *phases[XMOE_PHASES])
 {
     for (int32_t phase = 0; phase < XMOE_PHASES; phase++) {
         bool used = phase != XMOE_PHASE_DECODE;
         uint64_t histogram[EXPERTS + 1] = {0, used ? tokens : 0};
         uint64_t counts[EXPERTS] = {used ? tokens : 0};
-        double weights[EXPERTS] = {used ? weight : 0};
+        double of_phase = phase == XMOE_PHASE_ALL ? weight_in_all : weight;
+        double weights[EXPERTS] = {used ? of_phase : 0};
         xmoe_layer_usage layer = {.layer = 1,
                                   .experts = EXPERTS,
                                   .active_histogram = histogram,
@@ -647,10 +652,32 @@ static void restore_never_wraps_around(void **state)
     for (size_t i = 0; i < 2; i++) {
         xm_usage *usage = create_counters(layer_numbers, 1, EXPERTS);
         xmoe_usage *phases[XMOE_PHASES];
-        single_expert(halves[i].tokens, halves[i].weight, phases);
+        single_expert(halves[i].tokens, halves[i].weight, halves[i].weight, phases);
         assert_int_equal(restore(usage, phases, NULL), XMOE_OK);
         assert_not_restored(usage, (const xmoe_usage *[]){phases[0], phases[1], phases[2]},
                             "usage is too large to be added to what was counted");
+        free_phases(phases);
+        xm_usage_free(usage);
+    }
+}
+
+/* Below 2^25 a double has every bit of a weight; above, sums of rounded ones may be apart. */
+static void only_large_weights_may_be_rounded(void **state)
+{
+    (void)state;
+    const struct {
+        double weight, weight_in_all;
+        bool good;
+    } cases[] = {{0x1p22, 0x1p22 + 0x1p-28, false},
+                 {0x1p26, 0x1p26 + 0x1p-26, true},
+                 {0x1p26, 0x1p26 + 0x1p-22, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        xm_usage *usage = create_counters(layer_numbers, 1, EXPERTS);
+        xmoe_usage *phases[XMOE_PHASES];
+        single_expert(1, cases[i].weight, cases[i].weight_in_all, phases);
+        assert_true(phases[XMOE_PHASE_ALL]->layers[0].weights[0] == cases[i].weight_in_all);
+        assert_int_equal(restore(usage, phases, NULL),
+                         cases[i].good ? XMOE_OK : XMOE_ERROR_ARGUMENT);
         free_phases(phases);
         xm_usage_free(usage);
     }
@@ -828,6 +855,7 @@ int main(void)
         cmocka_unit_test(restore_refuses_other_phases_and_models),
         cmocka_unit_test(restore_refuses_phases_that_do_not_add_up),
         cmocka_unit_test(restore_never_wraps_around),
+        cmocka_unit_test(only_large_weights_may_be_rounded),
         cmocka_unit_test(what_was_restored_between_is_not_counted),
         cmocka_unit_test(divergence_is_that_of_jensen_and_shannon),
         cmocka_unit_test(divergence_stays_within_its_bounds),
