@@ -25,6 +25,7 @@ say = @$(if $(V),true,printf '  %-5s %s\n' $(1) $(2))
 ENGINE_LIBS = $(shell pkg-config --libs libpcre2-8) -lpthread -lm
 SERVER_LIBS = $(shell pkg-config --libs libmicrohttpd libcjson)
 TRAIN_LIBS  = $(shell pkg-config --libs openblas)
+TOOL_LIBS   = -Wl,--as-needed $(shell pkg-config --libs libcjson libcurl)
 
 # --- sources -------------------------------------------------------------------------------------
 
@@ -95,7 +96,7 @@ lint: ## clang-format, clang-tidy and cppcheck over the tree
 	    --suppress=missingIncludeSystem --error-exitcode=1 -Iinclude -Iengine engine server tools
 	@# One file a call: over several, clang-tidy 14 sees uninitialised va_lists that are not there.
 	git ls-files 'engine/*.c' 'server/*.c' 'tools/*.c' | grep -v _simd.c | xargs -P2 -I{} clang-tidy \
-	    --quiet {} -- -std=c17 -D_GNU_SOURCE -Iinclude -Iengine $$(pkg-config --cflags libcjson openblas)
+	    --quiet {} -- -std=c17 -D_GNU_SOURCE -Iinclude -Iengine $$(pkg-config --cflags libcjson libcurl openblas)
 
 format: ## clang-format the tree
 	clang-format -i $$(git ls-files '*.c' '*.h')
@@ -148,6 +149,11 @@ $(BUILD)/obj/engine/train/%.o: engine/train/%.c
 	$(call say,CC,$@)
 	$(Q)$(CC) $(ALL_CFLAGS) $(shell pkg-config --cflags openblas) -c $< -o $@
 
+$(BUILD)/obj/tools/%.o: tools/%.c
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(shell pkg-config --cflags libcjson libcurl) -c $< -o $@
+
 $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
@@ -176,22 +182,28 @@ $(BUILD)/xmoe-server: $(BUILD)/obj/server/main.o $(BUILD)/libxmoe-server.a $(LIB
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ -o $@ $(SERVER_LIBS) $(ENGINE_LIBS)
 
-$(BUILD)/xmoe-train: $(call objects,tools/train.c $(TOOL_HELPERS)) $(BUILD)/libxmoe-train.a $(LIBRARY)
+# What the tools share: of it, and of its libraries, each links what it needs.
+$(BUILD)/libxmoe-tools.a: $(call objects,$(TOOL_HELPERS))
+	@rm -f $@
+	$(call say,AR,$@)
+	$(Q)ar rcs $@ $^
+
+$(BUILD)/xmoe-train: $(BUILD)/obj/tools/train.o $(BUILD)/libxmoe-tools.a $(BUILD)/libxmoe-train.a $(LIBRARY)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ -o $@ $(TRAIN_LIBS) $(ENGINE_LIBS)
 
-$(BUILD)/xmoe-%: $(BUILD)/obj/tools/%.o $(call objects,$(TOOL_HELPERS)) $(LIBRARY)
+$(BUILD)/xmoe-%: $(BUILD)/obj/tools/%.o $(BUILD)/libxmoe-tools.a $(LIBRARY)
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(LDFLAGS) $^ -o $@ $(ENGINE_LIBS)
+	$(Q)$(CC) $(LDFLAGS) $^ -o $@ $(TOOL_LIBS) $(ENGINE_LIBS)
 
 $(BUILD)/xmoe.pc: Makefile
 	@mkdir -p $(@D)
 	@printf 'prefix=%s\nlibdir=$${prefix}/lib\nincludedir=$${prefix}/include\n\nName: xmoe\nDescription: inference engine for sparse mixture-of-experts language models\nVersion: %s\nRequires.private: libpcre2-8\nLibs: -L$${libdir} -lxmoe\nLibs.private: -lpthread -lm\nCflags: -I$${includedir}\n' \
 	    '$(PREFIX)' '$(VERSION)' > $@
 
-# Tests see the floors' own headers; those over training and the server link these too.
+# Tests see the floors' own headers; those over training, the server and the tools link these too.
 $(BUILD)/tests/test_%: $(BUILD)/obj/tests/test_%.o $(call objects,$(TEST_HELPERS)) \
-    $(BUILD)/libxmoe-train.a $(BUILD)/libxmoe-server.a $(LIBRARY)
+    $(BUILD)/libxmoe-train.a $(BUILD)/libxmoe-server.a $(BUILD)/libxmoe-tools.a $(LIBRARY)
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ -o $@ $(TRAIN_LIBS) $(SERVER_LIBS) $(shell pkg-config --libs cmocka) $(ENGINE_LIBS)

@@ -5,8 +5,9 @@
 #   deploy/install-deps.sh [build] [runtime] [test] [lint] [container]     default: build
 set -eu
 
-build="gcc libc6-dev make pkg-config libmicrohttpd-dev libcjson-dev libopenblas-pthread-dev libpcre2-dev"
-runtime="libmicrohttpd12 libcjson1 libopenblas0-pthread libpcre2-8-0"
+build="gcc libc6-dev make pkg-config libmicrohttpd-dev libcjson-dev libopenblas-pthread-dev libpcre2-dev
+       libcurl4-openssl-dev"
+runtime="libmicrohttpd12 libcjson1 libopenblas0-pthread libpcre2-8-0 libcurl4"
 test="libcmocka-dev curl python3 xz-utils"
 lint="clang-format clang-tidy cppcheck"
 container="buildah debootstrap"

@@ -10,8 +10,7 @@
 
 static const char separator[] = "<|endoftext|>";
 
-/* The token that stands before a document's first; -1: none. */
-static int32_t begin_token(const xmoe_model *model)
+int32_t documents_begin_token(const xmoe_model *model)
 {
     const xmoe_model_info *info = xmoe_model_get_info(model);
     return info->bos_token >= 0 ? info->bos_token : info->eos_token;
@@ -53,7 +52,7 @@ static bool add_document(document_list *list, const xmoe_model *model, const cha
         return false;
     }
     memmove(sequence + 1, sequence, count * sizeof *sequence);
-    sequence[0] = begin_token(model);
+    sequence[0] = documents_begin_token(model);
     list->items[list->count++] =
         (document){.file = file, .bytes = length, .tokens = sequence, .count = count + 1};
     return true;
@@ -100,7 +99,7 @@ static bool add_text(document_list *list, const xmoe_model *model, const char *t
 bool documents_add_file(document_list *list, const xmoe_model *model, const char *path,
                         int32_t file, int32_t limit)
 {
-    if (begin_token(model) < 0) {
+    if (documents_begin_token(model) < 0) {
         cli_fail("the model has neither a begin-of-text nor an end-of-text token: the first token "
                  "of a document could not be predicted");
         return false;

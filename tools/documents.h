@@ -22,6 +22,9 @@ typedef struct {
     size_t count, capacity;
 } document_list; /* start with {0}; documents_free in any state */
 
+/* The token that stands before a document's first; -1: none. */
+int32_t documents_begin_token(const xmoe_model *model);
+
 /* Appends the documents of one file ("-": stdin), at most limit (0: all); false after a message. */
 bool documents_add_file(document_list *list, const xmoe_model *model, const char *path,
                         int32_t file, int32_t limit);

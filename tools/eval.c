@@ -1,173 +1,44 @@
 /*
- * eval.c - xmoe-eval: how well a model predicts text, at one or many routings.
+ * eval.c - xmoe-eval: how well a model predicts text, at one or many routings, and which experts
+ * worked on it.
  *
  * What is counted: every token of every document, each once. The first is predicted from the
- * begin-of-text token alone; separators between documents are neither predicted nor counted. A
- * document longer than the context is cut into windows of the context's length that begin every
- * `stride` tokens; of a window only the tokens that no earlier window scored are counted, so each
- * has at least context - stride tokens before it (or all there are). Bits per byte are the summed
- * nats over ln 2, divided by the bytes of the documents' text (documents.h): all bytes are
+ * begin-of-text token alone; separators between documents are neither predicted nor counted.
+ * Documents longer than the context are cut into windows (eval_windows.h). Bits per byte are the
+ * summed nats over ln 2, divided by the bytes of the documents' text (documents.h): all bytes are
  * predicted, so figures of models with different vocabularies compare.
  *
- * Windows go through the engine as requests that only score their prompt, several in flight, with
- * the prefix cache off: speed and expert usage are those of all positions computed, those that
- * overlapping windows compute again included.
+ * Speed and expert usage are those of all positions computed, those that overlapping windows
+ * compute again included; a trace has every position once.
  */
-#include "cli.h"
-#include "documents.h"
 #include "eval_report.h"
-#include "session.h"
+#include "eval_windows.h"
+#include "usage_file.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 typedef struct {
     session_settings session;
     cli_floats thresholds;
     int32_t window, stride, parallel, documents;
     bool kv_f32, expert_usage, csv, json;
+    const char *trace, *usage_file;
 } settings;
 
-typedef struct evaluation evaluation;
-
-/* One request: tokens [start, start + length) of a document; those from `first` on are counted. */
 typedef struct {
-    evaluation *owner;
-    size_t document;
-    size_t start, first;
-    int32_t length;
-    double nats;
-    bool scored;
-} window;
-
-struct evaluation {
     const settings *set;
     tool_session session;
-    document_list documents;
-    window *windows;
-    size_t window_count, window_capacity;
+    eval_windows windows;
     const char *const *files;
     int32_t file_count;
     double *document_nats;
-    uint64_t positions_done, positions_total; /* over all routings, for the progress meter */
-    cli_progress progress;
-    flight_gate gate;
-    xmoe_error error; /* first of a request; under the gate's lock */
-    bool failed;
-};
-
-/* --- windows -----------------------------------------------------------------------------------
- */
-
-static bool add_window(evaluation *run, const window *item)
-{
-    if (run->window_count == run->window_capacity) {
-        size_t capacity = run->window_capacity == 0 ? 256 : 2 * run->window_capacity;
-        window *windows = realloc(run->windows, capacity * sizeof *windows);
-        if (windows == NULL) {
-            return false;
-        }
-        run->windows = windows;
-        run->window_capacity = capacity;
-    }
-    run->windows[run->window_count++] = *item;
-    return true;
-}
-
-static bool plan_windows(evaluation *run)
-{
-    const size_t length = (size_t)run->set->window, stride = (size_t)run->set->stride;
-    for (size_t d = 0; d < run->documents.count; d++) {
-        const size_t count = run->documents.items[d].count;
-        size_t scored = 1; /* tokens before this one are counted; the first is begin-of-text */
-        for (size_t start = 0; scored < count; start += stride) {
-            size_t end = start + length < count ? start + length : count;
-            const window item = {.owner = run,
-                                 .document = d,
-                                 .start = start,
-                                 .first = scored,
-                                 .length = (int32_t)(end - start)};
-            if (!add_window(run, &item)) {
-                return false;
-            }
-            run->positions_total += end - start;
-            scored = end;
-        }
-    }
-    return true;
-}
-
-/* Scheduler thread. */
-static void on_event(void *context, const xmoe_event *event)
-{
-    window *item = context;
-    if (event->kind == XMOE_EVENT_PROMPT) {
-        double nats = 0;
-        for (size_t i = item->first - item->start; i < (size_t)item->length; i++) {
-            nats -= (double)event->prompt_logprobs[i];
-        }
-        item->nats = nats;
-        item->scored = true;
-    } else if (event->kind == XMOE_EVENT_END) {
-        evaluation *run = item->owner;
-        pthread_mutex_lock(&run->gate.lock);
-        if (event->error != NULL && !run->failed) {
-            run->error = *event->error;
-            run->failed = true;
-        }
-        pthread_mutex_unlock(&run->gate.lock);
-        gate_leave(&run->gate);
-    }
-}
-
-static bool submit(evaluation *run, window *item, const xmoe_routing *routing)
-{
-    xmoe_request_params params;
-    xmoe_error error;
-    uint64_t request;
-    xmoe_request_default_params(&params);
-    params.prompt = run->documents.items[item->document].tokens + item->start;
-    params.prompt_length = (size_t)item->length;
-    params.max_tokens = 0;
-    params.prompt_logprobs = true;
-    params.cache_prompt = false;
-    params.routing = routing;
-    params.on_event = on_event;
-    params.context = item;
-    item->scored = false;
-    gate_enter(&run->gate);
-    if (xmoe_request_submit(run->session.engine, &params, &request, &error) != XMOE_OK) {
-        gate_leave(&run->gate);
-        cli_fail("%s", error.message);
-        return false;
-    }
-    return true;
-}
-
-/* Scores the windows of one file; true when all are there. */
-static bool score_file(evaluation *run, int32_t file, const xmoe_routing *routing)
-{
-    bool good = true;
-    for (size_t i = 0; i < run->window_count && good; i++) {
-        window *item = &run->windows[i];
-        if (run->documents.items[item->document].file != file) {
-            continue;
-        }
-        good = gate_wait(&run->gate, run->set->parallel) && submit(run, item, routing);
-        run->positions_done += (uint64_t)item->length;
-        good = good && cli_progress_report(&run->progress, "scoring", run->positions_done,
-                                           run->positions_total);
-    }
-    good = gate_wait(&run->gate, 1) && good;
-    cli_progress_clear(&run->progress);
-    if (run->failed) {
-        cli_fail("%s", run->error.message);
-        return false;
-    }
-    return good;
-}
+    trace_file trace;
+    output_file usage_file;
+} evaluation;
 
 /* --- figures -----------------------------------------------------------------------------------
  */
@@ -179,8 +50,8 @@ static double standard_error(const evaluation *run, int32_t file, bool bytes)
     double nats = 0, units = 0, squares = 0;
     size_t count = 0;
     for (size_t pass = 0; pass < 2; pass++) {
-        for (size_t d = 0; d < run->documents.count; d++) {
-            const document *item = &run->documents.items[d];
+        for (size_t d = 0; d < run->windows.documents.count; d++) {
+            const document *item = &run->windows.documents.items[d];
             if (file >= 0 && item->file != file) {
                 continue;
             }
@@ -204,8 +75,8 @@ static double standard_error(const evaluation *run, int32_t file, bool bytes)
 /* Figures of one file (-1: all) after it was scored. */
 static void sum_up(evaluation *run, int32_t file, eval_row *row)
 {
-    for (size_t d = 0; d < run->documents.count; d++) {
-        const document *item = &run->documents.items[d];
+    for (size_t d = 0; d < run->windows.documents.count; d++) {
+        const document *item = &run->windows.documents.items[d];
         if (file < 0 || item->file == file) {
             run->document_nats[d] = 0;
             row->documents++;
@@ -213,9 +84,9 @@ static void sum_up(evaluation *run, int32_t file, eval_row *row)
             row->bytes += item->bytes;
         }
     }
-    for (size_t i = 0; i < run->window_count; i++) {
-        const window *item = &run->windows[i];
-        if (file < 0 || run->documents.items[item->document].file == file) {
+    for (size_t i = 0; i < run->windows.count; i++) {
+        const eval_window *item = &run->windows.items[i];
+        if (file < 0 || run->windows.documents.items[item->document].file == file) {
             run->document_nats[item->document] += item->nats;
             row->nats += item->nats;
             row->positions += (uint64_t)item->length;
@@ -254,7 +125,7 @@ static bool evaluate_file(evaluation *run, int32_t file, const xmoe_routing *rou
         return false;
     }
     double started = cli_seconds();
-    bool good = score_file(run, file, routing);
+    bool good = windows_score_file(&run->windows, run->session.engine, file, routing);
     if (good) {
         row->seconds = cli_seconds() - started;
         row->file = run->files[file];
@@ -294,10 +165,11 @@ static bool evaluate_routing(evaluation *run, const xmoe_routing *routing, eval_
 static bool evaluate(evaluation *run, eval_report *report)
 {
     const cli_floats *thresholds = &run->set->thresholds;
+    run->windows.to_score = run->windows.positions;
     if (thresholds->count == 0) {
         return evaluate_routing(run, &run->session.routing, report);
     }
-    run->positions_total *= (uint64_t)thresholds->count;
+    run->windows.to_score *= (uint64_t)thresholds->count;
     for (int32_t i = 0; i < thresholds->count; i++) {
         xmoe_routing routing = run->session.routing;
         routing_set_threshold(&routing, thresholds->values[i]);
@@ -319,6 +191,43 @@ static uint64_t kv_bytes(const settings *set, const xmoe_model_info *info)
     return positions * per_position * (set->kv_f32 ? 4 : 2);
 }
 
+/* Before the long work, so that a name that cannot be written is known at once. */
+static bool open_outputs(evaluation *run)
+{
+    const settings *set = run->set;
+    if (set->trace != NULL) {
+        run->windows.trace = &run->trace;
+        if (!trace_open(&run->trace, set->trace, run->session.model,
+                        documents_begin_token(run->session.model))) {
+            return false;
+        }
+    }
+    return set->usage_file == NULL || output_open(&run->usage_file, set->usage_file);
+}
+
+/* Completes the files asked for, after all is scored. */
+static bool finish_outputs(evaluation *run)
+{
+    const settings *set = run->set;
+    if (set->trace != NULL && !trace_finish(&run->trace)) {
+        return false;
+    }
+    if (set->usage_file == NULL) {
+        return true;
+    }
+    xmoe_error error;
+    usage_file usage = {.created = time(NULL)};
+    usage_file_set_id(&usage, set->usage_file);
+    usage_file_set_model(&usage, cli_find_model(set->session.model));
+    if (xmoe_usage_get_phases(run->session.engine, usage.phases, &error) != XMOE_OK) {
+        cli_fail("%s", error.message);
+        return false;
+    }
+    usage_file_print(run->usage_file.stream, &usage);
+    usage_file_free(&usage);
+    return output_finish(&run->usage_file);
+}
+
 static int prepare(evaluation *run, settings *set)
 {
     int status = session_load(&run->session, &set->session);
@@ -337,18 +246,22 @@ static int prepare(evaluation *run, settings *set)
                          set->window);
     }
     for (int32_t file = 0; file < run->file_count; file++) {
-        size_t before = run->documents.count;
-        if (!documents_add_file(&run->documents, run->session.model, run->files[file], file,
+        size_t before = run->windows.documents.count;
+        if (!documents_add_file(&run->windows.documents, run->session.model, run->files[file], file,
                                 set->documents)) {
             return CLI_FAILED;
         }
-        if (run->documents.count == before) {
+        if (run->windows.documents.count == before) {
             return cli_fail("%s: no text in it", run->files[file]);
         }
     }
-    run->document_nats = calloc(run->documents.count, sizeof *run->document_nats);
-    if (run->document_nats == NULL || !plan_windows(run)) {
+    run->document_nats = calloc(run->windows.documents.count, sizeof *run->document_nats);
+    if (run->document_nats == NULL ||
+        !windows_plan(&run->windows, (size_t)set->window, (size_t)set->stride)) {
         return cli_fail("out of memory");
+    }
+    if (!open_outputs(run)) {
+        return CLI_FAILED;
     }
     xmoe_engine_options options;
     xmoe_engine_default_options(&options);
@@ -364,10 +277,10 @@ static int run_evaluation(settings *set, const char *const *files, int32_t file_
 {
     evaluation run = {.set = set, .files = files, .file_count = file_count};
     eval_report report = {0};
-    gate_init(&run.gate);
-    cli_progress_start(&run.progress, "positions", set->session.quiet);
+    windows_init(&run.windows, set->session.quiet);
+    run.windows.parallel = set->parallel;
     int status = prepare(&run, set);
-    if (status == CLI_OK && !evaluate(&run, &report)) {
+    if (status == CLI_OK && !(evaluate(&run, &report) && finish_outputs(&run))) {
         status = cli_interrupted() ? CLI_INTERRUPTED : CLI_FAILED;
     }
     if (report.count > 0) {
@@ -380,17 +293,17 @@ static int run_evaluation(settings *set, const char *const *files, int32_t file_
     }
     session_close(&run.session); /* ends what is in flight, so windows can go after it */
     eval_report_free(&report);
-    free(run.windows);
     free(run.document_nats);
-    documents_free(&run.documents);
-    gate_free(&run.gate);
+    windows_free(&run.windows);
+    trace_abandon(&run.trace);
+    output_abandon(&run.usage_file);
     return status;
 }
 
 int main(int argc, char **argv)
 {
     settings set = {.parallel = 4};
-    cli_flag flags[SESSION_FLAGS + 9];
+    cli_flag flags[SESSION_FLAGS + 11];
     size_t count = session_add_flags(&set.session, flags);
     const cli_flag own[] = {
         {.name = "thresholds",
@@ -438,6 +351,17 @@ int main(int argc, char **argv)
          .type = CLI_BOOL,
          .value = &set.expert_usage,
          .help = "add a table of each layer's experts (with --json: all counters)"},
+        {.name = "trace",
+         .argument = "FILE",
+         .type = CLI_STRING,
+         .value = &set.trace,
+         .help = "write which experts every position took, each position once: CSV, or binary "
+                 "where the name ends in .xmt (tools/read_trace.py reads both)"},
+        {.name = "usage-file",
+         .argument = "FILE",
+         .type = CLI_STRING,
+         .value = &set.usage_file,
+         .help = "write the usage of all files as a snapshot for xmoe-usage or a server"},
         {.name = "csv", .type = CLI_BOOL, .value = &set.csv, .help = "comma-separated output"},
         {.name = "json", .type = CLI_BOOL, .value = &set.json, .help = "JSON output"},
     };
@@ -451,9 +375,11 @@ int main(int argc, char **argv)
             "separate documents;\nthey are neither predicted nor counted, every other byte is. A "
             "document's first token is\npredicted from the begin-of-text token. Long documents are "
             "cut into overlapping windows;\neach token is counted once, with at least window - "
-            "stride tokens before it.",
+            "stride tokens before it.\n"
+            "Expert usage is that of all positions computed, those of overlaps too.",
         .examples = "  xmoe-eval test.txt\n"
                     "  xmoe-eval --thresholds 0.3,0.5,0.7,0.9,1 --csv en.txt fr.txt > curve.csv\n"
+                    "  xmoe-eval --trace en.xmt --usage-file en.json en.txt\n"
                     "  xzcat test.txt.xz | xmoe-eval --documents 20 --expert-usage -\n",
         .flags = flags,
         .flag_count = count + sizeof own / sizeof own[0],
@@ -466,6 +392,9 @@ int main(int argc, char **argv)
     }
     if (set.csv && set.json) {
         return cli_wrong("--csv and --json exclude each other");
+    }
+    if ((set.trace != NULL || set.usage_file != NULL) && set.thresholds.count > 1) {
+        return cli_wrong("--trace and --usage-file are of one routing: with --thresholds give one");
     }
     cli_catch_interrupt();
     return run_evaluation(&set, (const char *const *)arguments.values, arguments.count);

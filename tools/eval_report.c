@@ -192,7 +192,7 @@ static void write_row(json_writer *json, const eval_row *row, const xmoe_model_i
     json_number(json, "seconds", row->seconds);
     json_number(json, "positions_per_second", speed(row));
     if (usage) {
-        usage_write_json(json, "expert_usage", row->usage);
+        usage_write_json(json, "expert_usage", info->name, row->usage);
     }
     json_close_object(json);
 }

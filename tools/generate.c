@@ -132,7 +132,8 @@ static bool stream(xmoe_engine *engine, uint64_t request, outbox *box, bool stre
     return good;
 }
 
-static void write_json(const settings *set, const outbox *box, const xmoe_usage *usage)
+static void write_json(const settings *set, const xmoe_model_info *info, const outbox *box,
+                       const xmoe_usage *usage)
 {
     const xmoe_request_summary *summary = &box->summary;
     json_writer json = {.out = stdout};
@@ -147,7 +148,7 @@ static void write_json(const settings *set, const outbox *box, const xmoe_usage 
     json_number(&json, "mean_active_experts", summary->mean_active_experts);
     json_number(&json, "expert_bytes_per_token", summary->expert_bytes_per_token);
     if (usage != NULL) {
-        usage_write_json(&json, "expert_usage", usage);
+        usage_write_json(&json, "expert_usage", info->name, usage);
     }
     json_close_object(&json);
 }
@@ -180,7 +181,7 @@ static int report(const settings *set, const tool_session *session, const outbox
         return cli_fail("%s", error.message);
     }
     if (set->json) {
-        write_json(set, box, usage);
+        write_json(set, session->info, box, usage);
     }
     if (!set->session.quiet) {
         print_summary(box);

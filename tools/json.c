@@ -5,6 +5,7 @@
 #include "json.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 static void write_escaped(json_writer *json, const char *text, size_t length);
@@ -95,14 +96,35 @@ void json_integer(json_writer *json, const char *name, int64_t value)
     fprintf(json->out, "%lld", (long long)value);
 }
 
-void json_number(json_writer *json, const char *name, double value)
+static void write_number(json_writer *json, const char *name, double value, int digits)
 {
     begin_member(json, name);
     if (isfinite(value)) {
-        fprintf(json->out, "%.9g", value);
+        fprintf(json->out, "%.*g", digits, value);
     } else {
         fputs("null", json->out);
     }
+}
+
+void json_number(json_writer *json, const char *name, double value)
+{
+    write_number(json, name, value, 9);
+}
+
+void json_exact(json_writer *json, const char *name, double value)
+{
+    char text[32];
+    int digits = 15;
+    do {
+        snprintf(text, sizeof text, "%.*g", digits, value);
+    } while (strtod(text, NULL) != value && ++digits < 17);
+    write_number(json, name, value, digits);
+}
+
+void json_null(json_writer *json, const char *name)
+{
+    begin_member(json, name);
+    fputs("null", json->out);
 }
 
 void json_bool(json_writer *json, const char *name, bool value)
@@ -111,10 +133,9 @@ void json_bool(json_writer *json, const char *name, bool value)
     fputs(value ? "true" : "false", json->out);
 }
 
-/* Bytes of the UTF-8 sequence at text, 0 where there is none (RFC 3629: shortest form, no
- * surrogates, at most U+10FFFF). */
-static size_t utf8_length(const unsigned char *text, size_t length)
+size_t json_utf8_length(const char *string, size_t length)
 {
+    const unsigned char *text = (const unsigned char *)string;
     unsigned first = text[0];
     size_t bytes = first < 0x80 ? 1 : first < 0xC2 ? 0 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
     if (bytes == 0 || first > 0xF4 || bytes > length) {
@@ -135,7 +156,7 @@ static void write_escaped(json_writer *json, const char *text, size_t length)
     fputc('"', json->out);
     for (size_t i = 0; i < length;) {
         unsigned char byte = (unsigned char)text[i];
-        size_t bytes = utf8_length((const unsigned char *)text + i, length - i);
+        size_t bytes = json_utf8_length(text + i, length - i);
         if (bytes == 0) {
             fputs("\\ufffd", json->out);
             bytes = 1;

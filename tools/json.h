@@ -31,6 +31,13 @@ void json_text(json_writer *json, const char *name, const char *value, size_t le
 void json_unsigned(json_writer *json, const char *name, uint64_t value);
 void json_integer(json_writer *json, const char *name, int64_t value);
 void json_number(json_writer *json, const char *name, double value);
+/* With as many digits as it takes to read the same double back; json_number gives nine. */
+void json_exact(json_writer *json, const char *name, double value);
+void json_null(json_writer *json, const char *name);
 void json_bool(json_writer *json, const char *name, bool value);
+
+/* Bytes of the UTF-8 sequence at text[0..length), length > 0; 0 where there is none (RFC 3629:
+ * shortest form, no surrogates, at most U+10FFFF). */
+size_t json_utf8_length(const char *text, size_t length);
 
 #endif

@@ -3,7 +3,27 @@
  */
 #include "usage_report.h"
 
+#include <string.h>
+
 enum { SHOWN_EXPERTS = 4 };
+
+static const char *const phase_names[XMOE_PHASES] = {"all", "prefill", "decode"};
+
+const char *usage_phase_name(xmoe_phase phase)
+{
+    return phase_names[phase];
+}
+
+bool usage_phase_parse(const char *name, xmoe_phase *phase)
+{
+    for (int32_t i = 0; i < XMOE_PHASES; i++) {
+        if (strcmp(name, phase_names[i]) == 0) {
+            *phase = (xmoe_phase)i;
+            return true;
+        }
+    }
+    return false;
+}
 
 /* The most used experts as "12:31% 3:20%": share of the layer's activations. */
 static void format_top(const xmoe_layer_usage *layer, char *buffer, size_t size)
@@ -74,12 +94,14 @@ static void write_layer(json_writer *json, const xmoe_layer_usage *layer)
     write_counts(json, "counts", layer->counts, layer->experts);
     json_open_row(json, "weights");
     for (int32_t e = 0; e < layer->experts; e++) {
-        json_number(json, NULL, layer->weights[e]);
+        json_exact(json, NULL, layer->weights[e]);
     }
     json_close_array(json);
     json_number(json, "entropy", layer->entropy);
     json_number(json, "load_balance", layer->load_balance);
     json_number(json, "cv", layer->cv);
+    json_unsigned(json, "steps", layer->steps);
+    json_unsigned(json, "distinct", layer->distinct);
     json_number(json, "distinct_per_step", layer->distinct_per_step);
     json_open_row(json, "dead");
     for (int32_t i = 0; i < layer->dead_count; i++) {
@@ -89,9 +111,19 @@ static void write_layer(json_writer *json, const xmoe_layer_usage *layer)
     json_close_object(json);
 }
 
-void usage_write_json(json_writer *json, const char *name, const xmoe_usage *usage)
+void usage_write_json(json_writer *json, const char *name, const char *model,
+                      const xmoe_usage *usage)
 {
     json_open_object(json, name);
+    json_string(json, "object", "experts.usage");
+    json_string(json, "model", model);
+    json_string(json, "phase", usage_phase_name(usage->phase));
+    if (usage->window_seconds > 0) {
+        json_integer(json, "window_seconds", usage->window_seconds);
+    } else {
+        json_null(json, "window_seconds");
+    }
+    json_integer(json, "since", usage->since);
     json_unsigned(json, "tokens", usage->tokens);
     json_open_object(json, "summary");
     json_integer(json, "moe_layers", usage->layer_count);
