@@ -348,24 +348,27 @@ static void *set_late(void *argument)
 static void setting_waits_for_one_step_only(void **state)
 {
     (void)state;
-    bool first_called = false;
     late_setter setter = {0};
     assert_int_equal(xm_trace_create(&setter.trace, NULL), XMOE_OK);
     assert_false(xm_trace_begin_step(setter.trace));
-    xm_trace_set(setter.trace, note_call, &first_called);
-    assert_true(xm_trace_begin_step(setter.trace));
-    xm_trace_routes(setter.trace, 0, NULL, 0);
-    assert_true(first_called);
-    pthread_t thread;
-    assert_int_equal(pthread_create(&thread, NULL, set_late, &setter), 0);
-    while (!setter.called) {
-        usleep(2000); /* it comes to wait */
-        xm_trace_end_step(setter.trace);
-        xm_trace_begin_step(setter.trace);
+    for (int32_t round = 0; round < 20; round++) {
+        bool first_called = false;
+        setter.called = false;
+        xm_trace_set(setter.trace, note_call, &first_called);
+        assert_true(xm_trace_begin_step(setter.trace));
         xm_trace_routes(setter.trace, 0, NULL, 0);
+        assert_true(first_called);
+        pthread_t thread;
+        assert_int_equal(pthread_create(&thread, NULL, set_late, &setter), 0);
+        while (!setter.called) {
+            usleep(1000); /* it comes to wait */
+            xm_trace_end_step(setter.trace);
+            xm_trace_begin_step(setter.trace);
+            xm_trace_routes(setter.trace, 0, NULL, 0);
+        }
+        pthread_join(thread, NULL); /* while a step runs */
+        xm_trace_end_step(setter.trace);
     }
-    pthread_join(thread, NULL); /* while a step runs */
-    xm_trace_end_step(setter.trace);
     xm_trace_free(setter.trace);
 }
 
