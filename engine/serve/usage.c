@@ -305,20 +305,24 @@ static xmoe_status check_query(const xm_usage *usage, int32_t layer, xmoe_phase 
 
 /* A view of count MoE layers from `first` on, for copy_total or sum_window to fill. */
 static xmoe_status create_view(const xm_usage *usage, int32_t first, int32_t count,
-                               xmoe_phase phase, xm_usage_view **view, xmoe_error *error)
+                               xmoe_phase phase, xm_usage_view **view_out, xmoe_error *error)
 {
+    xm_usage_view *view;
+    *view_out = NULL;
     xmoe_status status =
-        xm_usage_view_create(usage->layers + first, count, usage->experts, view, error);
-    if (status != XMOE_OK)
+        xm_usage_view_create(usage->layers + first, count, usage->experts, &view, error);
+    if (view == NULL)
         return status;
-    (*view)->usage.phase = phase;
-    (*view)->counters = usage->identity;
-    (*view)->restored = xm_calloc((size_t)count * usage->record, sizeof(uint64_t));
-    if ((*view)->restored != NULL)
-        return XMOE_OK;
-    xm_usage_view_free(*view);
-    *view = NULL;
-    return xm_fail_memory(error, "expert usage", (size_t)count * usage->record * sizeof(uint64_t));
+    size_t size = (size_t)count * usage->record;
+    view->usage.phase = phase;
+    view->counters = usage->identity;
+    view->restored = xm_calloc(size, sizeof(uint64_t));
+    if (view->restored == NULL) {
+        xm_usage_view_free(view);
+        return xm_fail_memory(error, "expert usage", size * sizeof(uint64_t));
+    }
+    *view_out = view;
+    return XMOE_OK;
 }
 
 /* Total into view; the caller holds the mutex. */
@@ -342,7 +346,7 @@ xmoe_status xm_usage_snapshot(xm_usage *usage, int32_t layer, xmoe_phase phase,
     int32_t count = layer == -1 ? usage->layer_count : 1;
     xm_usage_view *view;
     status = create_view(usage, first, count, phase, &view, error);
-    if (status != XMOE_OK)
+    if (view == NULL)
         return status;
     if (window_seconds > 0) {
         sum_window(usage, window_seconds, first, view);
@@ -359,24 +363,27 @@ xmoe_status xm_usage_snapshot(xm_usage *usage, int32_t layer, xmoe_phase phase,
 xmoe_status xm_usage_snapshot_phases(xm_usage *usage, xmoe_usage *phases[XMOE_PHASES],
                                      xmoe_error *error)
 {
-    xm_usage_view *views[XMOE_PHASES] = {NULL};
-    xmoe_status status = XMOE_OK;
-    for (int32_t phase = 0; phase < XMOE_PHASES && status == XMOE_OK; phase++)
-        status = create_view(usage, 0, usage->layer_count, (xmoe_phase)phase, &views[phase], error);
-    if (status == XMOE_OK) {
-        pthread_mutex_lock(&usage->mutex);
-        for (int32_t phase = 0; phase < XMOE_PHASES; phase++)
-            copy_total(usage, 0, views[phase]);
-        pthread_mutex_unlock(&usage->mutex);
-    }
+    xm_usage_view *views[XMOE_PHASES];
+    for (int32_t phase = 0; phase < XMOE_PHASES; phase++)
+        phases[phase] = NULL;
     for (int32_t phase = 0; phase < XMOE_PHASES; phase++) {
-        if (status == XMOE_OK)
-            xm_usage_view_derive(views[phase]);
-        else
-            xm_usage_view_free(views[phase]);
-        phases[phase] = status == XMOE_OK ? &views[phase]->usage : NULL;
+        xmoe_status status =
+            create_view(usage, 0, usage->layer_count, (xmoe_phase)phase, &views[phase], error);
+        if (views[phase] == NULL) {
+            while (phase-- > 0)
+                xm_usage_view_free(views[phase]);
+            return status;
+        }
     }
-    return status;
+    pthread_mutex_lock(&usage->mutex);
+    for (int32_t phase = 0; phase < XMOE_PHASES; phase++)
+        copy_total(usage, 0, views[phase]);
+    pthread_mutex_unlock(&usage->mutex);
+    for (int32_t phase = 0; phase < XMOE_PHASES; phase++) {
+        xm_usage_view_derive(views[phase]);
+        phases[phase] = &views[phase]->usage;
+    }
+    return XMOE_OK;
 }
 
 /* The phases as numbers[size], in the order of total. */
@@ -443,7 +450,7 @@ xmoe_status xm_usage_reset(xm_usage *usage, xmoe_usage **snapshot, xmoe_error *e
     if (snapshot != NULL)
         *snapshot = NULL;
     xmoe_status status = create_view(usage, 0, usage->layer_count, XMOE_PHASE_ALL, &view, error);
-    if (status != XMOE_OK)
+    if (view == NULL)
         return status;
     pthread_mutex_lock(&usage->mutex);
     copy_total(usage, 0, view);
