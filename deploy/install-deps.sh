@@ -2,7 +2,7 @@
 # Installs the Debian packages that xmoe needs, and only those that are missing. The one place where
 # dependencies are named; the Makefile, the Dockerfile and CI all call it.
 #
-#   deploy/install-deps.sh [build] [runtime] [test] [lint] [container]     default: build
+#   deploy/install-deps.sh [build] [runtime] [test] [lint] [container] [monitor]     default: build
 set -eu
 
 build="gcc libc6-dev make pkg-config libmicrohttpd-dev libcjson-dev libopenblas-pthread-dev libpcre2-dev
@@ -11,6 +11,7 @@ runtime="libmicrohttpd12 libcjson1 libopenblas0-pthread libpcre2-8-0 libcurl4"
 test="libcmocka-dev curl python3 xz-utils"
 lint="clang-format clang-tidy cppcheck"
 container="buildah debootstrap"
+monitor="prometheus" # for promtool and a scrape in the tests; as a service nobody needs it here
 
 packages=
 for group in "${@:-build}"; do
@@ -20,8 +21,9 @@ for group in "${@:-build}"; do
     test) packages="$packages $build $test" ;;
     lint) packages="$packages $build $lint" ;;
     container) packages="$packages $container" ;;
+    monitor) packages="$packages $monitor" ;;
     *)
-        echo "install-deps.sh: unknown group '$group' (build, runtime, test, lint, container)" >&2
+        echo "install-deps.sh: unknown group '$group' (build, runtime, test, lint, container, monitor)" >&2
         exit 2
         ;;
     esac
