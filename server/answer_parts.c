@@ -84,7 +84,7 @@ static void write_expert_usage(xm_generation *generation, xm_json *json)
         const xm_event *end = generation->parts[i].end;
         if (end && end->event.usage)
             xm_usage_write(server->model, server->model_id, end->event.usage,
-                           &generation->params.routing, json, key);
+                           &generation->params.routing, NULL, json, key);
         else
             xm_json_null(json, key);
     }

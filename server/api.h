@@ -40,6 +40,15 @@ void xm_api_usage(xm_exchange *exchange);
 void xm_api_usage_reset(xm_exchange *exchange);
 void xm_api_usage_stream(xm_exchange *exchange);
 
+/* api_snapshots.c */
+void xm_api_snapshots(xm_exchange *exchange);
+void xm_api_snapshot(xm_exchange *exchange);
+void xm_api_snapshot_put(xm_exchange *exchange);
+void xm_api_snapshot_delete(xm_exchange *exchange);
+
+/* api_trace.c */
+void xm_api_trace(xm_exchange *exchange);
+
 /* api_router.c */
 void xm_api_router(xm_exchange *exchange);
 void xm_api_router_put(xm_exchange *exchange);

@@ -1,5 +1,5 @@
 /*
- * api_usage.c - /v1/experts/usage: read, reset, stream.
+ * api_usage.c - /v1/experts/usage: read, perhaps beside a snapshot; reset; stream.
  *
  * The stream compares snapshots: each event is the difference of two, so no token is counted twice
  * or lost between events.
@@ -10,6 +10,7 @@
 
 #include "api.h"
 #include "server.h"
+#include "snapshots.h"
 #include "usage_json.h"
 
 #define INTERVAL_LEAST   100
@@ -21,25 +22,6 @@ typedef struct {
     xmoe_phase phase;
 } usage_query;
 
-/* A whole number of the query; *value stays where the parameter is absent. */
-static bool query_number(const xm_exchange *exchange, const char *name, int64_t minimum,
-                         int64_t maximum, int64_t *value, xm_problem *problem)
-{
-    const char *text = NULL;
-    if (!xm_exchange_query(exchange, name, &text, problem))
-        return false;
-    if (!text)
-        return true;
-    char *end = NULL;
-    long long number = strtoll(text, &end, 10);
-    bool digits = (text[0] >= '0' && text[0] <= '9') && *end == '\0';
-    if (!digits || number < minimum || number > maximum)
-        return xm_problem_field(problem, name, "'%s' must be a whole number from %lld to %lld",
-                                name, (long long)minimum, (long long)maximum);
-    *value = number;
-    return true;
-}
-
 /* A stream has an interval, one look a window. */
 static bool read_query(const xm_exchange *exchange, bool stream, usage_query *query,
                        xm_problem *problem)
@@ -47,10 +29,10 @@ static bool read_query(const xm_exchange *exchange, bool stream, usage_query *qu
     const xmoe_model *model = exchange->server->model;
     *query = (usage_query){.layer = -1, .interval = INTERVAL_DEFAULT};
     int32_t layers = xmoe_model_get_info(model)->layer_count;
-    if (!query_number(exchange, "layer", 0, layers - 1, &query->layer, problem) ||
-        !(stream ? query_number(exchange, "interval", INTERVAL_LEAST, INTERVAL_MOST,
-                                &query->interval, problem)
-                 : query_number(exchange, "window", 1, 3600, &query->window, problem)))
+    if (!xm_exchange_query_number(exchange, "layer", 0, layers - 1, &query->layer, problem) ||
+        !(stream ? xm_exchange_query_number(exchange, "interval", INTERVAL_LEAST, INTERVAL_MOST,
+                                            &query->interval, problem)
+                 : xm_exchange_query_number(exchange, "window", 1, 3600, &query->window, problem)))
         return false;
     if (query->layer >= 0 && !xmoe_model_layer_is_moe(model, (int32_t)query->layer))
         return xm_problem_field(problem, "layer", "layer %lld has no experts",
@@ -84,18 +66,20 @@ static xmoe_usage of_layer(const xmoe_usage *usage, int64_t layer)
     return *usage;
 }
 
-static void write_usage(const xm_exchange *exchange, const xmoe_usage *usage, xm_text *out)
+static void write_usage(const xm_exchange *exchange, const xmoe_usage *usage,
+                        const xm_usage_comparison *compare, xm_text *out)
 {
     const xm_server *server = exchange->server;
     xm_json json = {out, false};
     xmoe_routing routing;
     xmoe_engine_get_routing(server->engine, &routing);
-    xm_usage_write(server->model, server->model_id, usage, &routing, &json, NULL);
+    xm_usage_write(server->model, server->model_id, usage, &routing, compare, &json, NULL);
 }
 
-/* Replies with usage, which it frees, or with the failed call's error. */
+/* Replies with usage, which it frees, or with the failed call's error. then: the snapshot to
+ * compare with, or NULL. */
 static void reply_usage(xm_exchange *exchange, xmoe_status status, xmoe_usage *usage,
-                        const xmoe_error *error)
+                        const xmoe_error *error, const xm_snapshot *then)
 {
     if (status != XMOE_OK) {
         xm_problem problem = {0};
@@ -104,16 +88,36 @@ static void reply_usage(xm_exchange *exchange, xmoe_status status, xmoe_usage *u
         return;
     }
     xm_text answer = {0};
-    write_usage(exchange, usage, &answer);
+    xm_usage_comparison compare = {0};
+    if (then)
+        compare = (xm_usage_comparison){.snapshot = then->document.id,
+                                        .created = then->document.created,
+                                        .usage = then->document.phases[usage->phase]};
+    write_usage(exchange, usage, then ? &compare : NULL, &answer);
     xmoe_usage_free(usage);
     xm_exchange_reply_json(exchange, &answer);
+}
+
+/* *then gets the snapshot that the query names, held, or NULL where it names none. */
+static bool read_compare(const xm_exchange *exchange, xm_snapshot **then, xm_problem *problem)
+{
+    const char *id = NULL;
+    *then = NULL;
+    if (!xm_exchange_query(exchange, "compare", &id, problem))
+        return false;
+    if (!id)
+        return true;
+    *then = xm_snapshots_find(exchange->server->snapshots, id);
+    return *then || xm_snapshots_unknown(id, "compare", problem);
 }
 
 void xm_api_usage(xm_exchange *exchange)
 {
     xm_problem problem = {0};
     usage_query query;
-    if (!read_query(exchange, false, &query, &problem)) {
+    xm_snapshot *then;
+    if (!read_query(exchange, false, &query, &problem) ||
+        !read_compare(exchange, &then, &problem)) {
         xm_exchange_reply_problem(exchange, &problem);
         return;
     }
@@ -121,7 +125,8 @@ void xm_api_usage(xm_exchange *exchange)
     xmoe_error error = {0};
     xmoe_status status = xmoe_usage_get(exchange->server->engine, (int32_t)query.layer, query.phase,
                                         (int32_t)query.window, &usage, &error);
-    reply_usage(exchange, status, usage, &error);
+    reply_usage(exchange, status, usage, &error, then);
+    xm_snapshot_release(then);
 }
 
 void xm_api_usage_reset(xm_exchange *exchange)
@@ -129,7 +134,7 @@ void xm_api_usage_reset(xm_exchange *exchange)
     xmoe_usage *usage = NULL;
     xmoe_error error = {0};
     xmoe_status status = xmoe_usage_reset(exchange->server->engine, &usage, &error);
-    reply_usage(exchange, status, usage, &error);
+    reply_usage(exchange, status, usage, &error, NULL);
 }
 
 typedef struct {
@@ -166,7 +171,7 @@ static xm_fill fill_stream(xm_exchange *exchange, xm_text *out)
             difference->since = stream->since;
         xmoe_usage shown = of_layer(difference, stream->query.layer);
         xm_text_puts(out, "data: ");
-        write_usage(exchange, &shown, out);
+        write_usage(exchange, &shown, NULL, out);
         xm_text_puts(out, "\n\n");
         xmoe_usage_free(difference);
         xmoe_usage_free(stream->before);

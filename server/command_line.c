@@ -15,11 +15,8 @@ extern char **environ;
 
 static const struct {
     const char *flag, *setting;
-} short_names[] = {{"model", "model.path"},
-                   {"alias", "model.alias"},
-                   {"host", "http.host"},
-                   {"port", "http.port"},
-                   {"threads", "engine.threads"}};
+} short_names[] = {{"model", "model.path"}, {"alias", "model.alias"},      {"host", "http.host"},
+                   {"port", "http.port"},   {"threads", "engine.threads"}, {"trace", "trace.file"}};
 
 static const xm_setting *find_setting(const char *flag, size_t length)
 {
@@ -133,7 +130,8 @@ void xm_command_line_free(xm_command_line *line)
 void xm_command_line_help(FILE *file)
 {
     fprintf(file, "xmoe-server: serves a sparse mixture-of-experts model over HTTP.\n\n"
-                  "  xmoe-server [--model FILE] [--host ADDRESS] [--port N] [--threads N]\n\n"
+                  "  xmoe-server [--model FILE] [--host ADDRESS] [--port N] [--threads N]\n"
+                  "              [--trace FILE]\n\n"
                   "Without flags it serves the bundled model on 127.0.0.1:8080.\n\n"
                   "  --config FILE     JSON file with settings (also: XMOE_CONFIG)\n"
                   "  --set NAME=VALUE  any setting by its name\n"

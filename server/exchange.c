@@ -195,3 +195,21 @@ bool xm_exchange_query(const xm_exchange *exchange, const char *name, const char
         return xm_problem_field(problem, name, "'%s' is given more than once", name);
     return true;
 }
+
+bool xm_exchange_query_number(const xm_exchange *exchange, const char *name, int64_t minimum,
+                              int64_t maximum, int64_t *value, xm_problem *problem)
+{
+    const char *text = NULL;
+    if (!xm_exchange_query(exchange, name, &text, problem))
+        return false;
+    if (!text)
+        return true;
+    char *end = NULL;
+    long long number = strtoll(text, &end, 10);
+    bool digits = (text[0] >= '0' && text[0] <= '9') && *end == '\0';
+    if (!digits || number < minimum || number > maximum)
+        return xm_problem_field(problem, name, "'%s' must be a whole number from %lld to %lld",
+                                name, (long long)minimum, (long long)maximum);
+    *value = number;
+    return true;
+}

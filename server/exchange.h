@@ -8,8 +8,8 @@
  *   xm_exchange_reply(...)    the answer is known
  *   xm_exchange_wait(...)     the answer comes later: kind->finish is called after each wake until
  *                             it has replied
- *   xm_exchange_stream(...)   the answer is an event stream: kind->fill is called whenever the
- *                             client can take more and something may be there
+ *   xm_exchange_stream(...)   the answer is a stream: kind->fill is called whenever the client can
+ *                             take more and something may be there
  *
  * Threads and ownership: an exchange is counted. The HTTP layer holds one reference until the
  * request is completed; each request inside the engine holds one until its XMOE_EVENT_END; the
@@ -118,6 +118,7 @@ void xm_exchange_reply_problem(xm_exchange *exchange, const xm_problem *problem)
 void xm_exchange_header(xm_exchange *exchange, const char *name, const char *value);
 
 void xm_exchange_wait(xm_exchange *exchange, const xm_exchange_kind *kind, void *context);
+/* An event stream, unless the handler has set content_type. */
 void xm_exchange_stream(xm_exchange *exchange, const xm_exchange_kind *kind, void *context);
 void xm_exchange_wake(xm_exchange *exchange);
 void xm_exchange_gone(xm_exchange *exchange);
@@ -128,6 +129,9 @@ void xm_exchange_wake_at(xm_exchange *exchange, int64_t when_ns);
  * problem if it is given more than once. */
 bool xm_exchange_query(const xm_exchange *exchange, const char *name, const char **value,
                        xm_problem *problem);
+/* The same for a whole number in a range; *value stays where the parameter is absent. */
+bool xm_exchange_query_number(const xm_exchange *exchange, const char *name, int64_t minimum,
+                              int64_t maximum, int64_t *value, xm_problem *problem);
 
 int64_t xm_now_ns(void); /* monotonic */
 

@@ -82,6 +82,14 @@ static void on_event(void *context, const xmoe_event *event)
         xm_exchange_release(exchange);
 }
 
+const char *xm_generation_of_route(const void *context, int32_t choice, int32_t *number)
+{
+    const xm_part *part = context;
+    const xm_generation *generation = part->generation; /* alive until the end: see its head */
+    *number = part->index * generation->params.engine.choices + choice;
+    return generation->id;
+}
+
 static xm_event *next_event(xm_generation *generation)
 {
     pthread_mutex_lock(&generation->lock);

@@ -76,6 +76,10 @@ struct xm_generation {
  * *params. model: the name that the request used. */
 void xm_generation_start(xm_exchange *exchange, xm_generate_params *params, const char *model);
 
+/* The scheduler's trace, by the context of a request that has not ended: the id that its answer
+ * carries, and in *number which of the answer's choices this choice of the engine's request is. */
+const char *xm_generation_of_route(const void *context, int32_t choice, int32_t *number);
+
 /* choice.c: takes one event over. False when the answer has failed (generation->problem). */
 bool xm_generation_apply(xm_generation *generation, xm_event *event);
 /* Forgets text and tokens that were written out. */

@@ -182,9 +182,11 @@ static ssize_t read_stream(void *context, uint64_t position, char *buffer, size_
 static enum MHD_Result queue_stream(xm_exchange *exchange)
 {
     exchange->status = 200;
-    exchange->content_type = "text/event-stream; charset=utf-8";
-    xm_exchange_header(exchange, "Cache-Control", "no-cache");
-    xm_exchange_header(exchange, "X-Accel-Buffering", "no");
+    if (!exchange->content_type) {
+        exchange->content_type = "text/event-stream; charset=utf-8";
+        xm_exchange_header(exchange, "Cache-Control", "no-cache");
+        xm_exchange_header(exchange, "X-Accel-Buffering", "no");
+    }
     struct MHD_Response *response = MHD_create_response_from_callback(
         MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, exchange, NULL);
     /* After the headers of a chunked answer to HEAD, MHD sends the last chunk, which the client

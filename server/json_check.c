@@ -17,7 +17,7 @@
 typedef struct {
     const char *text;
     size_t length, at;
-    size_t values;
+    size_t values, most_values;
     int depth;
     const char *fault;
 } checker;
@@ -202,7 +202,7 @@ static bool value(checker *check)
     skip_space(check);
     if (check->at == check->length)
         return fail(check, "the text ends where a value is expected");
-    if (++check->values > XM_JSON_VALUES)
+    if (++check->values > check->most_values)
         return fail(check, "too many values");
     char first = check->text[check->at];
     if (first == '{' || first == '[') {
@@ -226,9 +226,9 @@ static bool value(checker *check)
     }
 }
 
-const char *xm_json_check(const char *bytes, size_t length, size_t *where)
+const char *xm_json_check(const char *bytes, size_t length, size_t most_values, size_t *where)
 {
-    checker check = {.text = bytes, .length = length};
+    checker check = {.text = bytes, .length = length, .most_values = most_values};
     if (value(&check)) {
         skip_space(&check);
         if (check.at < length)

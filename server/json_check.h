@@ -7,7 +7,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* NULL if it is; else what is wrong (static storage), with the byte offset in *where. */
-const char *xm_json_check(const char *bytes, size_t length, size_t *where);
+/* NULL if it is, of at most so many values; else what is wrong (static storage), with the byte
+ * offset in *where. */
+const char *xm_json_check(const char *bytes, size_t length, size_t most_values, size_t *where);
 
 #endif

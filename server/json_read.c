@@ -56,13 +56,14 @@ static bool check_names(const cJSON *tree, xm_problem *problem)
     return true;
 }
 
-cJSON *xm_json_parse(const char *bytes, size_t length, xm_problem *problem)
+cJSON *xm_json_parse_named(const char *name, size_t most_values, const char *bytes, size_t length,
+                           xm_problem *problem)
 {
     size_t where = 0;
-    const char *fault = xm_json_check(bytes, length, &where);
+    const char *fault = xm_json_check(bytes, length, most_values, &where);
     if (fault) {
-        xm_problem_set(problem, 400, "invalid_json", NULL,
-                       "the body is not valid JSON: %s (at byte %zu)", fault, where);
+        xm_problem_set(problem, 400, "invalid_json", NULL, "%s is not valid JSON: %s (at byte %zu)",
+                       name, fault, where);
         return NULL;
     }
     cJSON *tree = cJSON_ParseWithLengthOpts(bytes, length, NULL, 0);
@@ -75,6 +76,11 @@ cJSON *xm_json_parse(const char *bytes, size_t length, xm_problem *problem)
         return NULL;
     }
     return tree;
+}
+
+cJSON *xm_json_parse(const char *bytes, size_t length, xm_problem *problem)
+{
+    return xm_json_parse_named("the body", XM_JSON_VALUES, bytes, length, problem);
 }
 
 const cJSON *xm_json_member(const cJSON *object, const char *key)

@@ -21,6 +21,10 @@
 
 /* Parses length bytes; NULL with a problem of status 400. The caller frees with cJSON_Delete. */
 cJSON *xm_json_parse(const char *bytes, size_t length, xm_problem *problem);
+/* The same for what is no request's body: messages call it by its name ("the file"), and it may
+ * have so many values. */
+cJSON *xm_json_parse_named(const char *name, size_t most_values, const char *bytes, size_t length,
+                           xm_problem *problem);
 
 /* The member, or NULL where it is absent or null. */
 const cJSON *xm_json_member(const cJSON *object, const char *key);

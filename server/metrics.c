@@ -12,6 +12,7 @@
 #include "metrics.h"
 #include "route.h"
 #include "server.h"
+#include "trace_writer.h"
 
 /* A label's value: backslash, quote and newline escaped. */
 static void add_label(xm_text *out, const char *name, const char *value)
@@ -222,6 +223,9 @@ void xm_api_metrics(xm_exchange *exchange)
         add_counters(&metrics, &stats);
         add_histograms(&metrics, &stats);
         xm_metrics_requests(&metrics, server);
+        xm_metric(&metrics, "trace_dropped_total", "counter",
+                  server->trace_writer ? (double)xm_trace_writer_dropped(server->trace_writer) : 0,
+                  "Rows of the trace that its file was too slow for.");
         xm_metrics_experts(&metrics, server, exchange->settings->metrics_expert_tokens);
     }
     add_http(&metrics, server);

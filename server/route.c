@@ -35,6 +35,11 @@ const xm_route xm_route_table[] = {
     {"GET", "/v1/experts/usage", xm_api_usage, XM_ROUTE_MODEL},
     {"POST", "/v1/experts/usage/reset", xm_api_usage_reset, XM_ROUTE_MODEL},
     {"GET", "/v1/experts/usage/stream", xm_api_usage_stream, XM_ROUTE_MODEL},
+    {"GET", "/v1/experts/snapshots", xm_api_snapshots, XM_ROUTE_MODEL},
+    {"GET", "/v1/experts/snapshots/", xm_api_snapshot, XM_ROUTE_MODEL},
+    {"PUT", "/v1/experts/snapshots/", xm_api_snapshot_put, XM_ROUTE_MODEL | XM_ROUTE_JSON},
+    {"DELETE", "/v1/experts/snapshots/", xm_api_snapshot_delete, XM_ROUTE_MODEL},
+    {"GET", "/v1/experts/trace", xm_api_trace, XM_ROUTE_MODEL},
     {"GET", "/v1/router", xm_api_router, XM_ROUTE_MODEL},
     {"PUT", "/v1/router", xm_api_router_put, XM_ROUTE_MODEL | XM_ROUTE_JSON},
 };

@@ -12,12 +12,19 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "expert_trace.h"
 #include "http.h"
+#include "keeper.h"
 #include "log.h"
 #include "metrics.h"
+#include "snapshots.h"
+#include "trace_writer.h"
 #include "watch.h"
 
-const int xm_counted_codes[XM_CODE_LIMIT] = {200, 204, 400, 401, 403, 404, 405, 408,
+#define TRACE_FILE_BUFFER                                                                          \
+    (4 << 20) /* of the trace file, where trace.bytes does not say otherwise */
+
+const int xm_counted_codes[XM_CODE_LIMIT] = {200, 201, 204, 400, 401, 403, 404, 405, 408,
                                              413, 415, 429, 499, 500, 501, 503, 0};
 
 /* Streams hold one descriptor each: take as many as the system lets us. */
@@ -117,6 +124,40 @@ static xmoe_status create_engine(xm_server *server, const xm_settings *settings,
     return xmoe_engine_create(server->model, &options, &server->engine, error);
 }
 
+/* The trace, if anybody wants it: the endpoint has a ring of trace.bytes, and the file reads from
+ * it too. */
+static bool start_trace(xm_server *server, const xm_settings *settings, char *message, size_t size)
+{
+    bool file = settings->trace_file[0];
+    size_t bytes = settings->trace_bytes > 0 ? (size_t)settings->trace_bytes : TRACE_FILE_BUFFER;
+    if (settings->trace_bytes == 0 && !file)
+        return true;
+    server->trace =
+        xm_expert_trace_create(server->model, bytes, (size_t)settings->engine_step_tokens);
+    if (!server->trace) {
+        snprintf(message, size, "setting 'trace.bytes': out of memory");
+        return false;
+    }
+    if (file) {
+        server->trace_writer =
+            xm_trace_writer_create(server->trace, settings->trace_file, message, size);
+        if (!server->trace_writer)
+            return false;
+    }
+    xmoe_engine_set_trace(server->engine, xm_expert_trace_take, server->trace);
+    return true;
+}
+
+/* What watches the experts of a running engine. */
+static bool start_watching_experts(xm_server *server, const xm_settings *settings, char *message,
+                                   size_t size)
+{
+    server->snapshots = xm_snapshots_open(server->model, settings->usage_directory,
+                                          (size_t)settings->usage_snapshots, message, size);
+    return server->snapshots && start_trace(server, settings, message, size) &&
+           (server->keeper = xm_keeper_create(server, message, size)) != NULL;
+}
+
 bool xm_server_load(xm_server *server, const char *path, xmoe_progress_fn progress, char *message,
                     size_t size)
 {
@@ -131,18 +172,22 @@ bool xm_server_load(xm_server *server, const char *path, xmoe_progress_fn progre
         status = create_engine(server, settings, &error);
     if (status == XMOE_OK)
         status = apply_router(server, settings, &error);
-    if (status == XMOE_OK) {
+    bool good = status == XMOE_OK;
+    if (good) {
         name_model(server, path, settings->model_alias);
         xm_metrics_requests_init(server);
         server->model_loaded = time(NULL);
-        server->loaded = true;
-        int loading = XM_SERVER_LOADING; /* a drain that began meanwhile stays */
-        atomic_compare_exchange_strong(&server->state, &loading, XM_SERVER_READY);
+        good = start_watching_experts(server, settings, message, size);
     } else {
         snprintf(message, size, "%s", error.message);
     }
+    if (good) {
+        server->loaded = true;
+        int loading = XM_SERVER_LOADING; /* a drain that began meanwhile stays */
+        atomic_compare_exchange_strong(&server->state, &loading, XM_SERVER_READY);
+    }
     xm_settings_release(settings);
-    return status == XMOE_OK;
+    return good;
 }
 
 xm_settings *xm_server_settings(xm_server *server)
@@ -183,6 +228,8 @@ bool xm_server_reload(xm_server *server, const xm_settings *fresh, char *message
         server->settings = settings;
         pthread_mutex_unlock(&server->settings_lock);
         xm_settings_release(replaced);
+        if (server->loaded)
+            xm_keeper_kick(server->keeper);
     } else {
         xm_settings_release(settings);
     }
@@ -210,7 +257,9 @@ static void sleep_milliseconds(long milliseconds)
 }
 
 /* MHD may only be stopped when none of its connections is suspended, so the last requests are cut
- * and awaited first; the engine ends a cancelled request within one step. */
+ * and awaited first; the engine ends a cancelled request within one step. Each of its requests
+ * holds an exchange to its end: when there are none any more, all is counted, and the keeper may
+ * save it for the last time. */
 void xm_server_free(xm_server *server)
 {
     if (!server)
@@ -222,8 +271,14 @@ void xm_server_free(xm_server *server)
         sleep_milliseconds(5);
     }
     xm_http_stop(server);
+    while (server->exchanges > 0)
+        sleep_milliseconds(1);
+    xm_keeper_free(server->keeper);
     if (server->engine)
         xmoe_engine_free(server->engine);
+    xm_trace_writer_free(server->trace_writer);
+    xm_expert_trace_free(server->trace);
+    xm_snapshots_close(server->snapshots);
     xm_watch_free(server->watch);
     xmoe_model_free(server->model);
     pthread_mutex_destroy(&server->settings_lock);

@@ -28,6 +28,10 @@ typedef struct {
     int64_t engine_kv_bytes;
     bool engine_prefix_cache;
     int64_t usage_window_seconds, usage_window_bytes;
+    char *usage_file, *usage_directory;
+    int64_t usage_save_seconds, usage_snapshots;
+    int64_t trace_bytes;
+    char *trace_file;
     char *router_type;
     double router_threshold;
     int64_t router_top_k, router_min_experts, router_max_experts;

@@ -8,30 +8,13 @@
  */
 #include "settings.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define FILE_LIMIT (1 << 20)
+#include "file.h"
 
-static bool read_all(const char *path, xm_text *text, char *message, size_t size)
-{
-    FILE *file = fopen(path, "rb");
-    if (!file) {
-        snprintf(message, size, "cannot read %s: %s", path, strerror(errno));
-        return false;
-    }
-    char chunk[4096];
-    size_t got;
-    while ((got = fread(chunk, 1, sizeof chunk, file)) > 0 && text->length <= FILE_LIMIT)
-        xm_text_add(text, chunk, got);
-    bool good = !ferror(file) && !text->failed && text->length <= FILE_LIMIT;
-    fclose(file);
-    if (!good)
-        snprintf(message, size, "cannot read %s as a configuration file", path);
-    return good;
-}
+#define FILE_LIMIT (1 << 20)
 
 static const xm_setting *find(const char *section, const char *name)
 {
@@ -124,10 +107,11 @@ static bool apply_file(xm_settings *settings, const char *path, const cJSON *tre
 bool xm_settings_read_file(xm_settings *settings, const char *path, char *message, size_t size)
 {
     xm_text text = {0};
-    bool good = read_all(path, &text, message, size);
+    bool good = xm_file_read(path, FILE_LIMIT, &text, message, size);
     if (good) {
         xm_problem problem = {0};
-        cJSON *tree = xm_json_parse(text.data ? text.data : "", text.length, &problem);
+        cJSON *tree = xm_json_parse_named("the file", XM_JSON_VALUES, text.data ? text.data : "",
+                                          text.length, &problem);
         if (tree) {
             good = apply_file(settings, path, tree, message, size);
         } else {
@@ -146,7 +130,7 @@ bool xm_settings_read_keys(xm_settings *settings, char *message, size_t size)
     xm_text file = {0}, keys = {0};
     if (!settings->http_api_key_file[0])
         return true;
-    bool good = read_all(settings->http_api_key_file, &file, message, size);
+    bool good = xm_file_read(settings->http_api_key_file, FILE_LIMIT, &file, message, size);
     xm_text_puts(&keys, settings->http_api_keys);
     char *rest = NULL;
     for (char *key = good && file.data ? strtok_r(file.data, "\r\n", &rest) : NULL; key;

@@ -7,11 +7,22 @@
 #include "json_write.h"
 #include "xmoe.h"
 
-/* routing may be NULL: then "router" is left out. */
-void xm_usage_write(const xmoe_model *model, const char *model_id, const xmoe_usage *usage,
-                    const xmoe_routing *routing, xm_json *json, const char *key);
+/* Usage beside that of a snapshot: adds "compare", and to each layer "divergence" and
+ * "share_change". */
+typedef struct {
+    const char *snapshot;    /* its id */
+    int64_t created;         /* Unix time */
+    const xmoe_usage *usage; /* of the same phase, all MoE layers */
+} xm_usage_comparison;
 
-/* "all", "prefill", "decode"; false for another word. */
+/* routing and compare may be NULL: then "router" and the comparison are left out. */
+void xm_usage_write(const xmoe_model *model, const char *model_id, const xmoe_usage *usage,
+                    const xmoe_routing *routing, const xm_usage_comparison *compare, xm_json *json,
+                    const char *key);
+
+/* "all", "prefill", "decode". */
+const char *xm_usage_phase_name(xmoe_phase phase);
+/* False for another word. */
 bool xm_usage_phase_parse(const char *name, xmoe_phase *phase);
 
 #endif

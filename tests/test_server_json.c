@@ -21,7 +21,7 @@
 static bool accepted(const char *text)
 {
     size_t where = 0;
-    return xm_json_check(text, strlen(text), &where) == NULL;
+    return xm_json_check(text, strlen(text), XM_JSON_VALUES, &where) == NULL;
 }
 
 static void checker_knows_the_grammar(void **state)
@@ -82,7 +82,7 @@ static void checker_knows_the_grammar(void **state)
         if (accepted(bad[i]))
             fail_msg("accepted: %s", bad[i]);
     size_t where = 0;
-    assert_non_null(xm_json_check("[1]\0", 4, &where));
+    assert_non_null(xm_json_check("[1]\0", 4, XM_JSON_VALUES, &where));
     assert_int_equal(where, 3);
 }
 
@@ -97,10 +97,10 @@ static void checker_stops_at_the_end(void **state)
         assert_non_null(copy);
         memcpy(copy, text, cut);
         char *exact = realloc(copy, cut ? cut : 1);
-        assert_non_null(xm_json_check(exact, cut, &where));
+        assert_non_null(xm_json_check(exact, cut, XM_JSON_VALUES, &where));
         free(exact);
     }
-    assert_null(xm_json_check(text, length, &where));
+    assert_null(xm_json_check(text, length, XM_JSON_VALUES, &where));
 }
 
 static void depth_is_bounded(void **state)

@@ -336,16 +336,21 @@ static void methods_and_paths(void **state)
         const char *method, *path;
         int status;
         const char *allow;
-    } rows[] = {{"GET", "/nothing", 404, NULL},
-                {"GET", "/v1/completions/", 404, NULL},
-                {"GET", "/v1/experts/trace", 404, NULL},
-                {"POST", "/v1/experts/trace", 404, NULL},
-                {"GET", "/v1/completions", 405, "Allow: POST, OPTIONS"},
-                {"DELETE", "/v1/chat/completions", 405, "Allow: POST, OPTIONS"},
-                {"POST", "/health", 405, "Allow: GET, HEAD, OPTIONS"},
-                {"POST", "/v1/router", 405, "Allow: GET, HEAD, PUT, OPTIONS"},
-                {"BREW", "/metrics", 405, "Allow: GET, HEAD, OPTIONS"},
-                {"OPTIONS", "/v1/router", 204, "Allow: GET, HEAD, PUT, OPTIONS"}};
+    } rows[] = {
+        {"GET", "/nothing", 404, NULL},
+        {"GET", "/v1/completions/", 404, NULL},
+        {"GET", "/v1/experts/trace", 404, NULL},
+        {"POST", "/v1/experts/trace", 405, "Allow: GET, HEAD, OPTIONS"},
+        {"GET", "/v1/experts/snapshots/none", 404, NULL},
+        {"POST", "/v1/experts/snapshots/a", 405, "Allow: GET, HEAD, PUT, DELETE, OPTIONS"},
+        {"OPTIONS", "/v1/experts/snapshots/a", 204, "Allow: GET, HEAD, PUT, DELETE, OPTIONS"},
+        {"DELETE", "/v1/experts/snapshots", 405, "Allow: GET, HEAD, OPTIONS"},
+        {"GET", "/v1/completions", 405, "Allow: POST, OPTIONS"},
+        {"DELETE", "/v1/chat/completions", 405, "Allow: POST, OPTIONS"},
+        {"POST", "/health", 405, "Allow: GET, HEAD, OPTIONS"},
+        {"POST", "/v1/router", 405, "Allow: GET, HEAD, PUT, OPTIONS"},
+        {"BREW", "/metrics", 405, "Allow: GET, HEAD, OPTIONS"},
+        {"OPTIONS", "/v1/router", 204, "Allow: GET, HEAD, PUT, OPTIONS"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         http_answer answer = http_call(server.port, rows[i].method, rows[i].path, "", NULL);
         if (answer.status != rows[i].status)
