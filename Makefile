@@ -36,7 +36,7 @@ TRAIN_SOURCES  := $(wildcard engine/train/*.c)
 SERVER_SOURCES := $(wildcard server/*.c)
 TEST_SOURCES   := $(wildcard tests/test_*.c)
 TEST_HELPERS   := $(filter-out $(TEST_SOURCES),$(wildcard tests/*.c))
-TOOLS          := generate train quantize eval bench inspect
+TOOLS          := generate train quantize eval bench inspect usage
 TOOL_HELPERS   := $(filter-out $(TOOLS:%=tools/%.c),$(wildcard tools/*.c))
 
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))

@@ -151,6 +151,20 @@ size_t json_utf8_length(const char *string, size_t length)
     return short_form || no_character ? 0 : bytes;
 }
 
+bool json_is_plain(const char *text)
+{
+    size_t length = strlen(text);
+    for (size_t i = 0; i < length;) {
+        size_t bytes = json_utf8_length(text + i, length - i);
+        if (bytes == 0 || (unsigned char)text[i] < 0x20 || text[i] == 0x7F ||
+            (bytes == 2 && (unsigned char)text[i] == 0xC2 && (unsigned char)text[i + 1] < 0xA0)) {
+            return false;
+        }
+        i += bytes;
+    }
+    return true;
+}
+
 static void write_escaped(json_writer *json, const char *text, size_t length)
 {
     fputc('"', json->out);

@@ -39,5 +39,7 @@ void json_bool(json_writer *json, const char *name, bool value);
 /* Bytes of the UTF-8 sequence at text[0..length), length > 0; 0 where there is none (RFC 3629:
  * shortest form, no surrogates, at most U+10FFFF). */
 size_t json_utf8_length(const char *text, size_t length);
+/* Text that can go to a terminal: UTF-8 without control characters. */
+bool json_is_plain(const char *text);
 
 #endif

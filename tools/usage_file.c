@@ -74,21 +74,6 @@ static xmoe_status read_int(const cJSON *object, const char *where, const char *
     return status;
 }
 
-/* Text that can go to a terminal: UTF-8 without control characters. */
-static bool is_plain(const char *text)
-{
-    size_t length = strlen(text);
-    for (size_t i = 0; i < length;) {
-        size_t bytes = json_utf8_length(text + i, length - i);
-        if (bytes == 0 || (unsigned char)text[i] < 0x20 || text[i] == 0x7F ||
-            (bytes == 2 && (unsigned char)text[i] == 0xC2 && (unsigned char)text[i + 1] < 0xA0)) {
-            return false;
-        }
-        i += bytes;
-    }
-    return true;
-}
-
 /* True if the member is this text. */
 static bool has_text(const cJSON *object, const char *name, const char *text)
 {
@@ -241,7 +226,7 @@ static xmoe_status read_model(const cJSON *tree, usage_file *file, xmoe_error *e
 {
     const cJSON *model = cJSON_GetObjectItemCaseSensitive(tree, "model");
     if (!cJSON_IsString(model) || strlen(model->valuestring) >= sizeof file->model ||
-        !is_plain(model->valuestring)) {
+        !json_is_plain(model->valuestring)) {
         return bad(error,
                    "model: must be a name of less than %d bytes, in UTF-8 and without "
                    "control characters",

@@ -25,6 +25,11 @@ bool usage_phase_parse(const char *name, xmoe_phase *phase)
     return false;
 }
 
+double usage_share(const xmoe_layer_usage *layer, int32_t expert)
+{
+    return layer->activations > 0 ? (double)layer->counts[expert] / (double)layer->activations : 0;
+}
+
 /* The most used experts as "12:31% 3:20%": share of the layer's activations. */
 static void format_top(const xmoe_layer_usage *layer, char *buffer, size_t size)
 {
@@ -47,9 +52,8 @@ static void format_top(const xmoe_layer_usage *layer, char *buffer, size_t size)
             break;
         }
         shown[count++] = best;
-        double share = 100.0 * (double)layer->counts[best] / (double)layer->activations;
-        int written =
-            snprintf(buffer + used, size - used, "%s%d:%.0f%%", count > 1 ? " " : "", best, share);
+        int written = snprintf(buffer + used, size - used, "%s%d:%.0f%%", count > 1 ? " " : "",
+                               best, 100 * usage_share(layer, best));
         used += (size_t)written < size - used ? (size_t)written : size - used - 1;
     }
 }

@@ -14,6 +14,9 @@ const char *usage_phase_name(xmoe_phase phase);
 /* Parses such a name; false if it is none. */
 bool usage_phase_parse(const char *name, xmoe_phase *phase);
 
+/* The part of the layer's activations that the expert has; 0 where there are none. */
+double usage_share(const xmoe_layer_usage *layer, int32_t expert);
+
 /* One line per MoE layer. */
 void usage_print(FILE *out, const xmoe_usage *usage);
 void usage_write_json(json_writer *json, const char *name, const char *model,
