@@ -415,8 +415,9 @@ XMOE_API xmoe_status xmoe_usage_get_phases(xmoe_engine *engine, xmoe_usage *phas
  * active_histogram, counts, weights, steps and distinct; the rest is derived. XMOE_ERROR_FORMAT
  * with the layer in the message if an identity does not hold, steps and distinct do not fit counts,
  * a number is out of range (weights: finite, 0 to below 2^35; others and their sums: below 2^53) or
- * layers are not ascending or of unequal experts. Weights are rounded to multiples of 2^-28, which
- * those of any usage are: numbers that xmoe_usage_get gave come back the same. */
+ * layers are not ascending or of unequal experts. No layers are fine: a dense model has none.
+ * Weights are rounded to multiples of 2^-28, which those of any usage are: numbers that
+ * xmoe_usage_get gave come back the same. */
 XMOE_API xmoe_status xmoe_usage_create(xmoe_phase phase, int64_t since,
                                        const xmoe_layer_usage *layers, int32_t layer_count,
                                        xmoe_usage **usage, xmoe_error *error);
