@@ -2,7 +2,9 @@
 # Installs the Debian packages that xmoe needs, and only those that are missing. The one place where
 # dependencies are named; the Makefile, the Dockerfile and CI all call it.
 #
-#   deploy/install-deps.sh [build] [runtime] [test] [lint] [container] [monitor]     default: build
+#   deploy/install-deps.sh [build] [runtime] [test] [lint] [container] [monitor] [browser]
+#
+# Without a group: build.
 set -eu
 
 build="gcc libc6-dev make pkg-config libmicrohttpd-dev libcjson-dev libopenblas-pthread-dev libpcre2-dev
@@ -11,6 +13,7 @@ runtime="libmicrohttpd12 libcjson1 libopenblas0-pthread libpcre2-8-0 libcurl4"
 test="libcmocka-dev curl python3 xz-utils"
 lint="clang-format clang-tidy cppcheck"
 container="buildah debootstrap"
+browser="chromium chromium-driver python3-selenium"
 monitor="prometheus" # for promtool and a scrape in the tests; as a service nobody needs it here
 
 packages=
@@ -22,8 +25,9 @@ for group in "${@:-build}"; do
     lint) packages="$packages $build $lint" ;;
     container) packages="$packages $container" ;;
     monitor) packages="$packages $monitor" ;;
+    browser) packages="$packages $browser" ;;
     *)
-        echo "install-deps.sh: unknown group '$group' (build, runtime, test, lint, container, monitor)" >&2
+        echo "install-deps.sh: unknown group '$group' (build, runtime, test, lint, container, monitor, browser)" >&2
         exit 2
         ;;
     esac

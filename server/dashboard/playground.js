@@ -102,7 +102,7 @@ class Side {
   clear() {
     this.tokens = [];
     this.characters = [];
-    this.placed = 0;
+    this.placed = 0; /* tokens whose text is complete */
     this.total = null;
     this.result = null;
     this.pick(-1, false);
@@ -125,11 +125,12 @@ class Side {
       this.tokens.push(token);
       this.text.append(token.before, token.span, token.after);
     });
-    for (let i = Math.max(0, this.placed - 1); i < this.tokens.length; i++) {
-      const end = this.tokens[i + 1]?.offset ?? this.characters.length;
-      this.place(this.tokens[i], this.characters.slice(this.tokens[i].offset, end).join(''));
+    for (let i = this.placed; i < this.tokens.length; i++) {
+      const next = this.tokens[i + 1]?.offset ?? Infinity;
+      this.place(this.tokens[i], this.characters.slice(this.tokens[i].offset, next).join(''));
+      if (i === this.placed && next <= this.characters.length)
+        this.placed++;
     }
-    this.placed = this.tokens.length;
   }
 
   /* White space stays outside of the colour; a token of nothing else gets a sign by style. */
@@ -348,6 +349,8 @@ const playground = {
     const text = same < 0 && first.length === second.length ? 'Both wrote the same text.'
       : same === 0 ? 'Their texts part at the first token.'
       : `Their texts are the same for ${plural(same < 0 ? first.length : same, 'token')}.`;
+    if (!a.result.mean_active_experts)
+      return text;
     const fewer = (name) => 1 - b.result[name] / a.result[name];
     const change = (part) => `${percent(Math.abs(part))} ${part >= 0 ? 'fewer' : 'more'}`;
     const experts = fewer('mean_active_experts');

@@ -18,9 +18,9 @@ function describeRouter(router) {
   const rule = {
     threshold: `threshold ${Number((router.threshold ?? 0).toPrecision(3))}`,
     top_k: `top ${router.top_k}`, dense: 'all experts'
-  }[router.type] ?? router.type;
+  }[router.type];
   const bounds = [router.min_experts > 1 ? `at least ${router.min_experts}` : '', router.max_experts ? `at most ${router.max_experts}` : ''];
-  return [`router: ${rule}`, ...bounds.filter((text) => text)].join(', ');
+  return [rule ? `router: ${rule}` : '', ...bounds].filter((text) => text).join(', ');
 }
 
 function showModel(model, router) {

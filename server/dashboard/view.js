@@ -218,6 +218,12 @@ function showStale() {
 
 /* Says that nothing runs and what to do; total: the usage since start, or null. */
 function showQuiet(total) {
+  if (!map.layers.length) {
+    $('quiet').hidden = false;
+    $('quiet-button').hidden = true;
+    setText($('quiet-text'), 'This model has no experts: all its layers are dense.');
+    return;
+  }
   const nothing = !total || total.tokens === 0;
   $('quiet').hidden = view.usage?.tokens > 0;
   setText($('quiet-text'), nothing
