@@ -201,8 +201,13 @@ $(BUILD)/xmoe.pc: Makefile
 	@printf 'prefix=%s\nlibdir=$${prefix}/lib\nincludedir=$${prefix}/include\n\nName: xmoe\nDescription: inference engine for sparse mixture-of-experts language models\nVersion: %s\nRequires.private: libpcre2-8\nLibs: -L$${libdir} -lxmoe\nLibs.private: -lpthread -lm\nCflags: -I$${includedir}\n' \
 	    '$(PREFIX)' '$(VERSION)' > $@
 
+$(BUILD)/libxmoe-tests.a: $(call objects,$(TEST_HELPERS))
+	@rm -f $@
+	$(call say,AR,$@)
+	$(Q)ar rcs $@ $^
+
 # Tests see the floors' own headers; those over training, the server and the tools link these too.
-$(BUILD)/tests/test_%: $(BUILD)/obj/tests/test_%.o $(call objects,$(TEST_HELPERS)) \
+$(BUILD)/tests/test_%: $(BUILD)/obj/tests/test_%.o $(BUILD)/libxmoe-tests.a \
     $(BUILD)/libxmoe-train.a $(BUILD)/libxmoe-server.a $(BUILD)/libxmoe-tools.a $(LIBRARY)
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
