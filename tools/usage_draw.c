@@ -12,7 +12,7 @@
 
 enum {
     LEFT = 64,    /* labels of the layers */
-    RIGHT = 76,   /* a figure per layer */
+    RIGHT = 116,  /* a figure per layer */
     TOP = 72,     /* title, head of the figures */
     BOTTOM = 104, /* labels of the experts, legend */
     LEAST_WIDTH = 640,
@@ -126,8 +126,8 @@ static void lay_out(drawing *map)
 {
     const int32_t rows = map->a->layer_count;
     map->experts = rows > 0 ? map->a->layers[0].experts : 0;
-    map->cell_width = within(1024 / (map->experts + 1), 3, 24);
-    map->cell_height = within(640 / (rows + 1), 10, 28);
+    map->cell_width = within(1024 / (map->experts > 0 ? map->experts : 1), 3, 24);
+    map->cell_height = within(640 / (rows > 0 ? rows : 1), 10, 28);
     int32_t width = LEFT + map->experts * map->cell_width + RIGHT;
     map->width = width > LEAST_WIDTH ? width : LEAST_WIDTH;
     map->height = TOP + rows * map->cell_height + BOTTOM;
@@ -198,8 +198,11 @@ static void draw_axes(const drawing *map)
         snprintf(text, sizeof text, b == NULL ? "%.2f" : "%.4f", figure);
         draw_label(map, right + 8, y, "start", isnan(figure) ? "-" : text);
     }
-    draw_label(map, right + 8, TOP - 10, "start", b == NULL ? "active" : "bits");
-    for (int32_t e = 0; e < map->experts; e += label_step(map->cell_width, 28)) {
+    draw_label(map, right + 8, TOP - 10, "start",
+               b == NULL ? "experts per token" : "divergence, bits");
+    const int32_t digits = snprintf(NULL, 0, "%d", map->experts);
+    const int32_t columns = label_step(map->cell_width, (digits + 1) * FONT * 2 / 3);
+    for (int32_t e = 0; e < map->experts; e += columns) {
         snprintf(text, sizeof text, "%d", e);
         draw_label(map, LEFT + (e + 0.5) * map->cell_width, bottom + 16, "middle", text);
     }
@@ -255,7 +258,7 @@ static void draw_legend(const drawing *map)
         draw_label(map, LEFT + LEGEND_WIDTH / 2.0 * tick, y + 27, "middle",
                    value == 0 ? "0" : text);
     }
-    const double after = LEFT + LEGEND_WIDTH + 20;
+    const double after = LEFT + LEGEND_WIDTH + 36;
     draw_label(map, after, y + 11, "start",
                two ? "change of share, percentage points" : "share of the layer's activations");
     fprintf(map->out,

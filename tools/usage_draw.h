@@ -1,8 +1,8 @@
 /*
  * usage_draw.h - expert usage as an SVG heat map: a row per MoE layer, a column per expert, each
  * cell with a tooltip. One usage is drawn in a sequential palette by share of the layer's
- * activations, two by how the share changes from a to b, in a diverging one. Both palettes keep
- * their order for eyes that do not tell red from green, and in grey.
+ * activations, two by how the share changes from a to b, in a diverging one. Both can be read by
+ * eyes that do not tell red from green, the first also in grey.
  */
 #ifndef XMOE_TOOLS_USAGE_DRAW_H
 #define XMOE_TOOLS_USAGE_DRAW_H
