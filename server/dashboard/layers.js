@@ -62,7 +62,7 @@ class LayerTable {
       setText(cells[3], some ? String(layer.dead.length) : '–');
       cells[3].className = some && layer.dead.length ? 'has-dead' : '';
       setText(cells[4], some ? layer.distinct_per_step.toFixed(1) : '–');
-      setText(cells[5], layer.divergence === undefined || layer.divergence === null ? '–' : layer.divergence.toFixed(3));
+      setText(cells[5], Number.isFinite(layer.divergence) ? short(layer.divergence) : '–');
     });
   }
 

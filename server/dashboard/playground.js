@@ -215,7 +215,7 @@ class Side {
     this.tokens[this.picked]?.span.classList.remove('picked');
     this.picked = index;
     const token = this.tokens[index];
-    setText(this.tokenReadout, token ? this.describeToken(token, index) : '\u00a0');
+    setText(this.tokenReadout, token ? this.describeToken(token, index) : this.tokens.length ? 'Point at a token to read its experts.' : '\u00a0');
     token?.span.classList.add('picked');
     if (scroll)
       token?.span.scrollIntoView({block: 'nearest'});
@@ -307,6 +307,7 @@ const playground = {
     } finally {
       if (this.runs.get(side) === control)
         this.runs.delete(side);
+      side.pick(-1, false);
       this.showRunning();
     }
   },

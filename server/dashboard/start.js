@@ -69,10 +69,7 @@ async function watchServer(signal, onServing) {
   const first = await getJson('v1/experts/usage', signal);
   setModelShape(first.layers.map(({layer}) => layer), model.shape.experts);
   showModel(model, router);
-  const {paths} = await getJson('openapi.json', signal);
-  $('snapshots').hidden = !('/v1/experts/snapshots' in paths);
-  if (!$('snapshots').hidden)
-    await loadSnapshots(signal);
+  await loadSnapshots(signal);
   $('forget-key').hidden = sessionStorage.getItem(keyName) === null;
   onServing();
   await Promise.all([watchUsage(signal), watchMetrics(signal)]);

@@ -94,7 +94,7 @@ function showLatency(now, then) {
   const recent = ratio(change('prefix_cache_hits_total'), change('prefix_cache_queries_total'));
   const ever = ratio(now.numbers.prefix_cache_hits_total, now.numbers.prefix_cache_queries_total);
   tiles.prefix.show(recent, orDash(recent ?? ever, (part) => [percent(part), '']),
-    recent !== null ? 'of prompt tokens, last minute' : ever !== null ? 'of prompt tokens, since start' : 'no prompt yet');
+    recent !== null ? 'tokens, last minute' : ever !== null ? 'tokens, since start' : 'no prompt yet');
 }
 
 function showReading(now) {

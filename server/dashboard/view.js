@@ -157,11 +157,11 @@ function showShares(usage) {
 }
 
 function showChange(usage) {
-  const changes = usage.layers.flatMap((layer) => layer.share_change);
-  const most = Math.max(1e-9, ...changes.map(Math.abs));
-  map.setValues(changes.map((change) => 0.5 + change / most / 2), 'change');
+  const changes = usage.layers.flatMap((layer) => layer.share_change ?? layer.counts.map(() => null));
+  const most = Math.max(1e-4, ...changes.map(Math.abs));
+  map.setValues(changes.map((change) => (change === null ? -1 : 0.5 + change / most / 2)), 'change');
   setText($('legend-low'), `−${percent(most)}`);
-  setText($('legend-high'), `+${percent(most)} of its layer’s choices, now less then`);
+  setText($('legend-high'), `+${percent(most)} of its layer’s choices`);
   showMark(0.5, 'no change');
 }
 
@@ -184,7 +184,7 @@ function showSummary(usage) {
     [percent(summary.active_fraction)], '); balance ', [summary.load_balance.toFixed(2)], '; ',
     [whole(summary.dead_experts)], ` of ${whole(experts * summary.moe_layers)} dead`];
   if (usage.compare && usage.compare.divergence !== null)
-    parts.push('; drift ', [`${usage.compare.divergence.toFixed(3)} bits`]);
+    parts.push('; drift ', [`${short(usage.compare.divergence)} bits`]);
   setParts($('summary'), [...parts, '.']);
 }
 

@@ -178,6 +178,35 @@ def downloads_parse(page, server):
             for row in rows] == wanted
 
 
+def snapshots_are_compared(page, server):
+    """Saved by its dialog, chosen from the list: drift and change of share as the API gives them; deleted."""
+    page.open(server)
+    server.generate("a a a a a a a a", router={"threshold": 0.3})
+    page.click("snapshot-save")
+    set_field(page, "ask-input", "before")
+    page.click("ask-yes")
+    page.until_text("action-note", "Saved as before")
+    server.generate("Something else, and quite another", router={"type": "top_k", "top_k": 3})
+    page.js("arguments[0].value = 'before'; arguments[0].dispatchEvent(new Event('change'))", page.find("compare"))
+    page.until_text("summary", "drift")
+    assert page.js("return document.querySelector('#source input:checked').value") == "10"
+    page.choose("source", "all")
+    usage = server.call("v1/experts/usage?compare=before")
+    page.until_text("summary", f"{usage['tokens']:,} tokens")
+    drifts = page.js("return [...document.querySelectorAll('#layers td.drift')].map((cell) => cell.textContent)")
+    for shown, layer in zip(drifts, usage["layers"], strict=True):
+        assert abs(float(shown) - layer["divergence"]) <= 0.05 * layer["divergence"]
+    assert page.find("#layers td.drift").is_displayed()
+    page.find("map").send_keys(Keys.HOME, Keys.PAGE_UP)
+    page.until_text("readout", "in the snapshot")
+    page.until_text("legend-high", "+")
+    page.click("snapshot-delete")
+    page.click("ask-yes")
+    page.until_text("action-note", "deleted")
+    page.until_text("legend-high", "choices")
+    assert server.call("v1/experts/snapshots")["data"] == []
+
+
 def reset_is_confirmed(page, server):
     """Cancel keeps the counters, the answer yes zeroes them."""
     page.open(server)
@@ -537,7 +566,7 @@ def main():
                               switches_ask_the_right_thing, live_view_follows, downloads_parse,
                               playground_streams, colours_come_while_it_streams, dial_runs_again, stop_stops,
                               mistakes_are_told, works_by_keyboard, fits_every_width, themes_have_contrast,
-                              stillness_is_kept, reset_is_confirmed, lost_server_heals):
+                              stillness_is_kept, snapshots_are_compared, reset_is_confirmed, lost_server_heals):
                     checks.run(check.__name__.replace("_", " "), check, page, server)
             checks.run("key is asked for", key_is_asked_for, page, model)
             checks.run("dense model is told", dense_model_is_told, page, directory)
