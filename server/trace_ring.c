@@ -155,6 +155,13 @@ static void settle(const xm_trace_ring *ring, xm_trace_cursor *cursor)
     cursor->row = row;
 }
 
+void xm_trace_ring_settle(xm_trace_ring *ring, xm_trace_cursor *cursor)
+{
+    lock_to_read(ring);
+    settle(ring, cursor);
+    pthread_mutex_unlock(&ring->lock);
+}
+
 size_t xm_trace_ring_read(xm_trace_ring *ring, xm_trace_cursor *cursor, uint64_t end, void *buffer,
                           size_t size)
 {

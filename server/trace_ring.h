@@ -51,6 +51,9 @@ xm_trace_cursor xm_trace_ring_newest(xm_trace_ring *ring);
 size_t xm_trace_ring_read(xm_trace_ring *ring, xm_trace_cursor *cursor, uint64_t end, void *buffer,
                           size_t size);
 
+/* Moves the cursor over what is gone, without reading. */
+void xm_trace_ring_settle(xm_trace_ring *ring, xm_trace_cursor *cursor);
+
 /* Whether the record whose bytes are given belongs to what is looked for; it may be cut: at most
  * XM_TRACE_PEEK bytes of it are given. */
 typedef bool (*xm_trace_match_fn)(const void *bytes, size_t length, const void *context);

@@ -19,7 +19,7 @@
 #include "log.h"
 
 #define LOOK_MILLISECONDS 50                  /* between two looks at a ring that fills slowly */
-#define LAST_NS           INT64_C(2000000000) /* at the end, for a pipe that is full at the moment */
+#define LAST_NS           INT64_C(1000000000) /* at the end, for a pipe that is full at the moment */
 #define CALM_NS           INT64_C(10000000000) /* without trouble: the outage is over */
 
 struct xm_trace_writer {
@@ -176,10 +176,13 @@ static bool write_lines(xm_trace_writer *writer)
 /* Writes everything that is there; false if the file did not take it all. */
 static bool catch_up(xm_trace_writer *writer)
 {
-    do
-        if (!write_lines(writer))
+    do {
+        if (!write_lines(writer)) {
+            xm_trace_ring_settle(xm_expert_trace_ring(writer->trace), &writer->reader.cursor);
+            note_lost(writer);
             return false;
-    while (read_lines(writer));
+        }
+    } while (read_lines(writer));
     note_calm(writer);
     return true;
 }
