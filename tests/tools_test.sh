@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.." || exit 1
 export LC_ALL=C
 build=${BUILD:-build}
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+server=""
+trap '[ -z "$server" ] || kill "$server" 2>/dev/null; wait; rm -rf "$work"' EXIT
 passed=0 failed=0
 
 report() { # STATUS NAME
@@ -60,7 +61,7 @@ common() { # TOOL
         run 0 "$1" --version && grep -qE "^xmoe-$1 [0-9]+\.[0-9]+\.[0-9]+$" "$work/out" &&
         run 2 "$1" --no-such-flag && says "--no-such-flag" err && [ ! -s "$work/out" ]
 }
-for tool in generate train quantize eval bench inspect; do
+for tool in generate train quantize eval bench inspect usage; do
     check "$tool: help, version, unknown flag" common $tool
 done
 
@@ -80,6 +81,11 @@ check "missing argument" wrong "INPUT OUTPUT" quantize a
 check "argument too many" wrong "'b'" inspect a b
 check "broken list" wrong "--thresholds" eval --thresholds 0.5,,1 x
 check "contradicting flags" wrong "--csv" eval --csv --json x
+check "a trace of several routings" wrong "--trace" eval --thresholds 0.5,1 --trace t x
+check "unknown command" wrong "'sing'" usage sing
+check "command without its arguments" wrong "compare A B" usage compare a
+check "flag of another command" wrong "--title" usage show --title x a
+check "picture over a usage file" wrong ".svg" usage draw a.json b.json
 check "missing model" run 1 generate --model "$work/none.gguf" x
 
 # --- random model ---
@@ -289,6 +295,236 @@ check "eval: thresholds" sweep
 check "eval: CSV" eval_csv
 check "eval: table" eval_table
 check "eval: files without text are errors" eval_refuses
+
+# --- traces ---
+
+# trace EXPRESSION FILE...: Python over the traces' lists of positions as t, and $work/out as r.
+trace() {
+    python3 -B - "$@" "$work/out" 2>>"$work/err" <<'PYTHON'
+import collections, json, sys
+sys.path.insert(0, "tools")
+import read_trace
+t = [list(read_trace.read(path)) for path in sys.argv[2:-1]]
+r = json.load(open(sys.argv[-1]))
+def same(a, b):  # but for the rounding of weights to 11 bits
+    return len(a) == len(b) and all(
+        x.position == y.position and x.token == y.token and list(x.layers) == list(y.layers) and
+        all(e == f and abs(v - w) <= v * 2**-11 + 2**-25
+            for n in x.layers for (e, v), (f, w) in zip(x.layers[n], y.layers[n], strict=True))
+        for x, y in zip(a, b))
+def counts(trace, layer, experts):
+    sums = collections.Counter(e for p in trace for e, _ in p.layers[layer])
+    return [sums[e] for e in range(experts)]
+sys.exit(0 if eval("(" + sys.argv[1] + ")") else 1)
+PYTHON
+}
+for _ in 1 2 3 4 5 6; do
+    printf 'the cat and the hat and %s\n<|endoftext|>\n' $RANDOM
+done >"$work/short.txt"
+
+trace_forms() {
+    evaluate --expert-usage --trace "$work/t.csv" "$work/short.txt" &&
+        evaluate --expert-usage --trace "$work/t.xmt" --parallel 2 "$work/short.txt" &&
+        trace 'same(t[0], t[1]) and len(t[0]) == r["results"][0]["tokens"] + 6 and
+               [p.position for p in t[0]] == list(range(len(t[0]))) and
+               sum(p.token == t[0][0].token for p in t[0]) == 6 and
+               all(p.layers.keys() == {1, 3} and all(1 <= len(c) <= 8 and
+                   [w for _, w in c] == sorted((w for _, w in c), reverse=True)
+                   for c in p.layers.values()) for p in t[0])' "$work/t.csv" "$work/t.xmt" &&
+        trace 'all(counts(t[0], l["layer"], 8) == l["counts"] == counts(t[1], l["layer"], 8)
+                   for l in r["results"][0]["expert_usage"]["layers"])' "$work/t.csv" "$work/t.xmt" &&
+        [ "$(($(stat -c %s "$work/t.csv") / $(stat -c %s "$work/t.xmt")))" -ge 5 ]
+}
+trace_overlap() {
+    # Windows overlap; every position of each document is there once, in order, whoever came first.
+    evaluate --trace "$work/t.csv" --window 33 --stride 7 --parallel 16 "$work/a.txt" "$work/b.txt" &&
+        cp "$work/t.csv" "$work/first" &&
+        trace 'len(t[0]) == r["results"][2]["tokens"] + 4 and
+               len(t[0]) < r["results"][2]["positions"] and
+               [p.position for p in t[0]] == list(range(len(t[0])))' "$work/t.csv" &&
+        evaluate --trace "$work/t.csv" --window 33 --stride 7 --parallel 1 --threads 1 "$work/a.txt" \
+            "$work/b.txt" && cmp "$work/t.csv" "$work/first"
+}
+trace_wide() {
+    # More than 255 experts: two bytes each.
+    run 0 bench --quiet --make-only --layers 2 --embedding 32 --heads 2 --experts 300 \
+        --expert-feed-forward 32 --feed-forward 64 --vocabulary 300 --moe-every 2 --type F32 \
+        --context 128 --model-file "$work/wide.gguf" &&
+        evaluate --model "$work/wide.gguf" --threshold 0.99 --trace "$work/t.csv" "$work/short.txt" &&
+        evaluate --model "$work/wide.gguf" --threshold 0.99 --trace "$work/t.xmt" "$work/short.txt" &&
+        trace 'same(t[0], t[1]) and any(e > 255 for p in t[1] for e, _ in p.layers[1])' \
+            "$work/t.csv" "$work/t.xmt"
+}
+trace_reader() {
+    evaluate --trace "$work/t.xmt" "$work/short.txt" && tools/read_trace.py "$work/t.xmt" >"$work/out" &&
+        says "layer 3:" out && says "most used:" out || return 1
+    head -c 400 "$work/t.xmt" >"$work/cut.xmt"
+    ! tools/read_trace.py "$work/cut.xmt" 2>"$work/err" && says "cut.xmt: the file ends too early" err &&
+        ! tools/read_trace.py "$work/a.txt" 2>"$work/err" && says "a.txt" err
+}
+trace_whole() {
+    # A file in the way, a place that is none, Ctrl-C: no half trace, and what was there stays.
+    echo kept >"$work/old.csv"
+    run 1 eval --quiet --model "$model" --trace "$work/no/such.csv" "$work/a.txt" &&
+        says "no/such.csv" err && run 1 eval --quiet --model "$model" --trace /dev/full "$work/a.txt" &&
+        [ -c /dev/full ] || return 1
+    "$build/xmoe-eval" --model "$model" --window 128 --stride 1 --trace "$work/old.csv" \
+        --usage-file "$work/old.json" "$work/a.txt" "$work/b.txt" >"$work/out" 2>"$work/err" &
+    local job=$! status=0
+    for _ in {1..100}; do
+        [ -s "$work/old.csv.0.tmp" ] && break
+        sleep 0.02
+    done
+    kill -INT "$job"
+    wait "$job" || status=$?
+    [ "$status" -eq 130 ] && [ "$(cat "$work/old.csv")" = kept ] && [ ! -e "$work/old.json" ] &&
+        ! compgen -G "$work/*.tmp" >/dev/null
+}
+check "trace: CSV, binary and usage agree" trace_forms
+check "trace: each position once where windows overlap" trace_overlap
+check "trace: more than 255 experts" trace_wide
+check "trace: the reader" trace_reader
+check "trace: whole or not at all" trace_whole
+
+# --- usage ---
+
+usage_files() {
+    evaluate --expert-usage --usage-file "$work/one.json" "$work/a.txt" && cp "$work/out" "$work/eval" &&
+        evaluate --usage-file "$work/two.json" --threshold 0.4 "$work/b.txt" &&
+        run 0 usage show --json "$work/one.json" &&
+        json "r['object'] == 'experts.usage' and r['phase'] == 'all' and r['model'] == 'tiny' and
+              [l['counts'] for l in r['layers']] == [l['counts'] for l in
+               json.load(open('$work/eval'))['results'][0]['expert_usage']['layers']]" &&
+        run 0 usage show "$work/one.json" && says "most used" out &&
+        run 0 usage show --json --phase decode "$work/one.json" && json 'r["tokens"] == 0'
+}
+usage_merge() {
+    run 0 usage merge "$work/sum.json" "$work/one.json" "$work/two.json" "$work/two.json" &&
+        cp "$work/sum.json" "$work/out" &&
+        json "(lambda a, b: r['id'] == 'sum' and r['experts'] == 8 and all(
+               [s[k], s['counts'], s['active_histogram']] ==
+               [x[k] + 2 * y[k], [m + 2 * n for m, n in zip(x['counts'], y['counts'])],
+                [m + 2 * n for m, n in zip(x['active_histogram'], y['active_histogram'])]] and
+               all(abs(w - u - 2 * v) < 1e-6 for w, u, v in zip(s['weights'], x['weights'], y['weights']))
+               for p in ('all', 'prefill', 'decode') for k in ('tokens', 'activations', 'steps', 'distinct')
+               for s, x, y in zip(r['phases'][p]['layers'], a['phases'][p]['layers'],
+                                  b['phases'][p]['layers'])))(
+              json.load(open('$work/one.json')), json.load(open('$work/two.json')))" &&
+        run 0 usage show --json "$work/one.json" && mv "$work/out" "$work/plain.json" &&
+        run 0 usage merge "$work/sum.json" "$work/plain.json" "$work/two.json" &&
+        cp "$work/sum.json" "$work/out" && json 'r["object"] == "experts.usage" and r["phase"] == "all"'
+}
+usage_compare() {
+    # Against the definition: with m the mean of p and q, the mean of the divergences of p and q from m.
+    run 0 usage compare --json --top 3 "$work/one.json" "$work/two.json" &&
+        json "(lambda a, b: all(abs(l['divergence'] - sum(
+                   (p * math.log2(2 * p / (p + q)) if p else 0) / 2 +
+                   (q * math.log2(2 * q / (p + q)) if q else 0) / 2
+                   for p, q in zip(*s))) < 1e-7 and l['divergence'] > 0 and
+               all(abs(c - q + p) < 1e-8 for c, p, q in zip(l['share_change'], *s)) and
+               len(l['grew']) == min(3, sum(c > 0 for c in l['share_change'])) and
+               l['grew'][0]['expert'] == max(range(8), key=lambda e: l['share_change'][e]) and
+               l['fell'][0]['expert'] == min(range(8), key=lambda e: l['share_change'][e])
+               for l, s in ((r['layers'][i], [[c / sum(f['layers'][i]['counts'])
+                   for c in f['layers'][i]['counts']] for f in (a, b)]) for i in (0, 1))))(
+              json.load(open('$work/one.json'))['phases']['all'],
+              json.load(open('$work/two.json'))['phases']['all'])" &&
+        run 0 usage compare --json "$work/one.json" "$work/one.json" &&
+        json 'r["divergence"] == 0 and all(l["grew"] == [] and l["only_a"] == [] for l in r["layers"])' &&
+        run 0 usage compare --phase decode --json "$work/one.json" "$work/two.json" &&
+        json 'r["divergence"] is None and r["layers"][0]["share_change"] is None' &&
+        run 0 usage compare "$work/one.json" "$work/two.json" && says "grew most" out && says "mean" out
+}
+usage_one_only() {
+    python3 - "$work" <<'PYTHON'
+import json, sys
+for name, counts in (("only-a", [4, 0, 0]), ("only-b", [0, 0, 4])):
+    json.dump({"object": "experts.usage", "model": "m", "phase": "decode", "since": 1, "layers": [
+        {"layer": 0, "experts": 3, "tokens": 4, "activations": 4, "active_histogram": [0, 4, 0, 0],
+         "counts": counts, "weights": [c / 2 for c in counts], "steps": 4, "distinct": 4}]},
+        open(f"{sys.argv[1]}/{name}.json", "w"))
+PYTHON
+    run 0 usage compare --json "$work/only-a.json" "$work/only-b.json" &&
+        json 'r["layers"][0]["divergence"] == 1 and r["layers"][0]["only_a"] == [0] and
+              r["layers"][0]["only_b"] == [2] and r["layers"][0]["share_change"] == [-1, 0, 1]' &&
+        run 0 usage compare "$work/only-a.json" "$work/only-b.json" && says "A: 0 B: 2" out &&
+        run 1 usage compare --phase all "$work/only-a.json" "$work/only-b.json" && says "decode" err &&
+        run 1 usage compare "$work/only-a.json" "$work/one.json" && says "same layers" err &&
+        run 1 usage merge "$work/never.json" "$work/only-a.json" "$work/plain.json" &&
+        says "plain.json" err && [ ! -e "$work/never.json" ]
+}
+usage_draw() {
+    run 0 usage draw "$work/one.json" "$work/one.svg" &&
+        run 0 usage draw --title 'a <b> & "c"' "$work/one.json" "$work/two.json" "$work/both.svg" &&
+        python3 - "$work" 2>>"$work/err" <<'PYTHON'
+import sys, xml.etree.ElementTree as tree
+svg = "{http://www.w3.org/2000/svg}"
+def cells(name):
+    root = tree.parse(f"{sys.argv[1]}/{name}.svg").getroot()
+    found = [r for r in root.iter(svg + "rect") if r.find(svg + "title") is not None]
+    assert len({(r.get("x"), r.get("y")) for r in found}) == len(found) == 16, len(found)
+    assert {r.find(svg + "title").text.split(":")[0] for r in found} == {
+        f"layer {l}, expert {e}" for l in (1, 3) for e in range(8)}
+    inside = [float(t.get(k)) for t in root.iter(svg + "text") for k in "xy"]
+    assert 0 < min(inside) and max(inside) < float(root.get("width"))
+    return root.find(svg + "title").text
+assert "tiny" in cells("one")
+assert cells("both") == 'a <b> & "c"'
+PYTHON
+}
+usage_refuses() {
+    head -c 700 "$work/one.json" >"$work/cut.json"
+    sed '0,/"counts": \[[0-9]*/s//"counts": [7.5/' "$work/one.json" >"$work/half.json"
+    run 1 usage show "$work/cut.json" && says "cut.json: is not JSON" err &&
+        run 1 usage show "$work/half.json" && says "half.json: phases.all.layers[0].counts[0]" err &&
+        run 1 usage show "$work/none.json" && says "none.json" err &&
+        run 1 usage show "$work/eval" && says "not of expert usage" err &&
+        run 1 usage draw "$work/one.json" "$work/no/such.svg" && says "no/such.svg" err &&
+        run 1 usage save http://127.0.0.1:1 "$work/never.json" && [ ! -e "$work/never.json" ]
+}
+start_server() {
+    : >"$work/log"
+    "$build/xmoe-server" --model "$model" --port 0 --threads 1 --http-api-keys sesame 2>"$work/log" &
+    server=$!
+    for _ in {1..300}; do
+        url=$(grep -o 'http://127.0.0.1:[0-9]*' "$work/log" | head -n 1)
+        [ -n "$url" ] && curl -sf "$url/ready" >"$work/out" && return 0
+        kill -0 "$server" 2>/dev/null || break
+        sleep 0.1
+    done
+    cat "$work/log" >"$work/err"
+    return 1
+}
+usage_save() {
+    local key='Authorization: Bearer sesame' type='Content-Type: application/json'
+    start_server && curl -sf "$url/v1/completions" -H "$key" -H "$type" \
+        -d '{"prompt": "Once upon a time", "max_tokens": 9, "ignore_eos": true}' >"$work/out" &&
+        run 0 usage save --api-key sesame "$url/" "$work/saved.json" &&
+        curl -sf -H "$key" "$url/v1/experts/snapshots" >"$work/out" && json 'r["data"] == []' &&
+        run 0 usage show --json --phase decode "$work/saved.json" && mv "$work/out" "$work/decode.json" &&
+        curl -sf -H "$key" "$url/v1/experts/usage?phase=decode" >"$work/out" &&
+        json "(lambda f: f['tokens'] == r['tokens'] == 8 and [f['model'], f['since']] ==
+              [r['model'], r['since']] and all(all(l[k] == m[k] for k in ('counts', 'weights', 'steps',
+              'active_histogram', 'distinct')) for l, m in zip(f['layers'], r['layers'])))(
+              json.load(open('$work/decode.json')))" &&
+        cp "$work/out" "$work/api.json" && run 0 usage show "$work/api.json" || return 1
+    # Back to the server: what a tool writes is a snapshot to it.
+    run 0 usage merge "$work/sum.json" "$work/saved.json" "$work/one.json" &&
+        curl -sf -X PUT -H "$key" -H "$type" --data-binary "@$work/sum.json" \
+            "$url/v1/experts/snapshots/sum" >"$work/out" &&
+        run 0 usage save --api-key sesame --snapshot sum "$url" "$work/back.json" &&
+        run 0 usage compare --json "$work/sum.json" "$work/back.json" && json 'r["divergence"] == 0' &&
+        XMOE_API_KEY=wrong run 1 usage save "$url" "$work/never.json" && says "401" err &&
+        XMOE_API_KEY=sesame run 1 usage save --snapshot none "$url" "$work/never.json" &&
+        says "'none'" err && [ ! -e "$work/never.json" ]
+}
+check "usage: eval's file, as a table and as JSON" usage_files
+check "usage: merge adds up" usage_merge
+check "usage: compare by the definition" usage_compare
+check "usage: experts that only one uses" usage_one_only
+check "usage: draw" usage_draw
+check "usage: save from a server, and back to it" usage_save
+check "usage: damaged files and servers that are none" usage_refuses
 
 # --- bench ---
 
