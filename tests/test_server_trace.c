@@ -284,7 +284,7 @@ static void play(int number)
     snprintf(body, sizeof body,
              "{\"prompt\": [\"client %d\", \"of many more than one\"], \"max_tokens\": %d,"
              " \"ignore_eos\": true, \"stream\": %s, \"n\": %d, \"router\": {\"threshold\": 0.%d}}",
-             number % 7, leave ? 300 : 5 + number % 20, stream ? "true" : "false", 1 + number % 3,
+             number % 7, leave ? 200 : 5 + number % 20, stream ? "true" : "false", 1 + number % 3,
              1 + number % 9);
     int length = snprintf(request, sizeof request,
                           "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: "
@@ -327,7 +327,7 @@ static void *onlooker(void *argument)
 
 static void run_clients(void)
 {
-    enum { CLIENTS = 32 };
+    enum { CLIENTS = 20 };
     pthread_t threads[CLIENTS], looking;
     int numbers[CLIENTS];
     quiet = false;
@@ -472,7 +472,9 @@ static void other_files_are_left_alone(void **state)
         char path[128], *output = NULL;
         snprintf(path, sizeof path, "%s/%s", server_directory, rows[i][0]);
         append(path, rows[i][1]);
-        const char *arguments[] = {"--model", server_model, "--port", "0", "--trace", path, NULL};
+        const char *arguments[] = {
+            "--model",           server_model, "--port",  "0",  "--threads", "1",
+            "--engine-kv-bytes", "8000000",    "--trace", path, NULL};
         assert_int_equal(server_run(arguments, &output), 1);
         assert_non_null(strstr(output, "trace.file"));
         assert_non_null(strstr(output, path));
@@ -482,8 +484,10 @@ static void other_files_are_left_alone(void **state)
         free(output);
     }
     char *output = NULL;
-    const char *arguments[] = {"--model", server_model,         "--port", "0",
-                               "--trace", "/nonexistent/t.csv", NULL};
+    const char *arguments[] = {
+        "--model", server_model,        "--port",  "0",       "--threads",
+        "1",       "--engine-kv-bytes", "8000000", "--trace", "/nonexistent/t.csv",
+        NULL};
     assert_int_equal(server_run(arguments, &output), 1);
     assert_non_null(strstr(output, "/nonexistent/t.csv"));
     free(output);
@@ -510,8 +514,8 @@ static void a_slow_file_costs_rows_only(void **state)
     server_child server =
         server_start((const char *[]){"--trace-bytes", "3000", "--trace", path, NULL});
     const char *series = "xmoe_trace_dropped_total{model_name=\"model\"}";
-    for (int i = 0; i < 100 && server_metric(&server, series) == 0; i++)
-        generate(&server, 400);
+    for (int i = 0; i < 1000 && server_metric(&server, series) == 0; i++)
+        generate(&server, 100);
     assert_true(server_metric(&server, series) > 0);
     xm_text text = {0};
     bool balanced = false; /* what came out and what was dropped are all there was */
@@ -533,8 +537,7 @@ static void a_slow_file_costs_rows_only(void **state)
     assert_non_null(warning);
     assert_null(strstr(warning + 1, "does not keep up"));
     free(log);
-    for (int i = 0; i < 5; i++)
-        generate(&server, 400);
+    generate(&server, 400);
     assert_int_equal(server_stop(&server, SIGTERM), 0); /* with a full pipe too */
     close(fd);
 }

@@ -183,24 +183,32 @@ static void a_killed_server_keeps_what_was_saved(void **state)
     cJSON_Delete(again);
 }
 
-/* The server must not start, name the file, say the word, and leave the file alone. */
-static void refuse(const char *const *flags, const char *path, const char *text, const char *word)
+/* The server must not start with these flags, and say the words. */
+static void refuse(const char *const *flags, const char *path, const char *word)
 {
-    const char *arguments[16] = {"--model", server_model, "--port", "0", "--threads", "1"};
+    const char *arguments[16] = {"--model", server_model,        "--port", "0", "--threads",
+                                 "1",       "--engine-kv-bytes", "8000000"};
     char *output = NULL;
-    for (int i = 6; *flags; i++)
+    for (int i = 8; *flags; i++)
         arguments[i] = *flags++;
+    int status = server_run(arguments, &output);
+    if (status != 1 || !strstr(output, path) || !strstr(output, word))
+        fail_msg("status %d, expected '%s' of %s: %s", status, word, path, output);
+    free(output);
+}
+
+/* The same because of this file, which must stay as it is. */
+static void refuse_text(const char *const *flags, const char *path, const char *text,
+                        const char *word)
+{
     FILE *file = fopen(path, "wb");
     assert_non_null(file);
     fputs(text, file);
     fclose(file);
-    int status = server_run(arguments, &output);
-    if (status != 1 || !strstr(output, path) || !strstr(output, word))
-        fail_msg("status %d, expected '%s' of %s: %s", status, word, path, output);
+    refuse(flags, path, word);
     char *left = read_text(path);
     assert_string_equal(left, text);
     free(left);
-    free(output);
 }
 
 static void broken_files_stop_the_start(void **state)
@@ -212,11 +220,11 @@ static void broken_files_stop_the_start(void **state)
     char *good = read_text(usage_path);
     size_t length = strlen(good);
     const char *const flags[] = {"--usage-file", usage_path, NULL};
-    refuse(flags, usage_path, "", "not valid JSON");
-    refuse(flags, usage_path, "{}", "'object'");
+    refuse_text(flags, usage_path, "", "not valid JSON");
+    refuse_text(flags, usage_path, "{}", "'object'");
     for (size_t cut = 1; cut < length - 1; cut += length / 3) {
         char *text = strndup(good, cut);
-        refuse(flags, usage_path, text, "not valid JSON");
+        refuse_text(flags, usage_path, text, "not valid JSON");
         free(text);
     }
     static const struct {
@@ -233,15 +241,11 @@ static void broken_files_stop_the_start(void **state)
         xm_text_add(&text, good, (size_t)(at - good));
         xm_text_puts(&text, edits[i].to);
         xm_text_puts(&text, at + strlen(edits[i].from));
-        refuse(flags, usage_path, text.data, edits[i].word);
+        refuse_text(flags, usage_path, text.data, edits[i].word);
         xm_text_free(&text);
     }
-    char *output = NULL;
-    const char *const directory[] = {"--model",      server_model,     "--port", "0",
-                                     "--usage-file", server_directory, NULL};
-    assert_int_equal(server_run(directory, &output), 1);
-    assert_non_null(strstr(output, "it is not a file"));
-    free(output);
+    refuse((const char *[]){"--usage-file", server_directory, NULL}, server_directory,
+           "it is not a file");
     free(good);
 }
 
@@ -256,18 +260,13 @@ static void broken_snapshots_stop_the_start(void **state)
     snprintf(path, sizeof path, "%s/two.json", directory_path);
     snprintf(foreign, sizeof foreign, "%s/notes.txt", directory_path);
     const char *const flags[] = {"--usage-directory", directory_path, NULL};
-    refuse(flags, path, "{\"object\": \"experts.snapshot\"}", "'model'");
+    refuse_text(flags, path, "{\"object\": \"experts.snapshot\"}", "'model'");
     unlink(path);
     FILE *file = fopen(foreign, "wb");
     assert_non_null(file);
     fclose(file);
-    char *output = NULL;
-    const char *const few[] = {
-        "--model",      server_model,        "--port", "0", "--usage-directory",
-        directory_path, "--usage-snapshots", "0",      NULL};
-    assert_int_equal(server_run(few, &output), 1);
-    assert_non_null(strstr(output, "usage.snapshots"));
-    free(output);
+    refuse((const char *[]){"--usage-directory", directory_path, "--usage-snapshots", "0", NULL},
+           directory_path, "usage.snapshots");
     server = serve("86400");
     cJSON *list = server_get_json(&server, "/v1/experts/snapshots", 200);
     assert_int_equal(cJSON_GetArraySize(json_at(list, "data")), 1);
