@@ -68,7 +68,7 @@ static double *values_of(const xm_gguf *file, size_t expected, const char *forma
     }
     float *floats = allocate(count, sizeof *floats);
     double *values = allocate(count, sizeof *values);
-    tensor->traits->to_f32(tensor->data, floats, count);
+    xm_weights_to_f32(tensor->traits, tensor->data, floats, count);
     for (size_t i = 0; i < count; i++)
         values[i] = (double)floats[i];
     free(floats);

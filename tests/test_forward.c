@@ -57,7 +57,7 @@ static xmoe_random_model even_shape(const char *type)
         .router_spread = 2.0f,
         .tied_output = true,
         .type = type,
-        .seed = 7,
+        .seed = 11, /* no two experts of a row are nearer than rounding */
     };
 }
 

@@ -244,7 +244,7 @@ static void check_quantized(const char *path, const char *type, const float *val
         assert_string_equal(tensor->traits->name, expected_type(tensor->name.data, type));
         unsigned char expected[TOTAL * sizeof(float)];
         size_t count = (size_t)(tensor->shape[0] * tensor->shape[1] * tensor->shape[2]);
-        tensor->traits->from_f32(values, expected, count);
+        xm_weights_from_f32(tensor->traits, values, NULL, expected, count);
         assert_memory_equal(tensor->data, expected, tensor->bytes);
         values += count;
     }
@@ -257,7 +257,8 @@ static void test_quantize(void **state)
     static const struct {
         const char *name;
         uint32_t file_type;
-    } types[] = {{"F32", 0}, {"F16", 1}, {"Q4_0", 2}, {"Q8_0", 7}, {"BF16", 32}};
+    } types[] = {{"F32", 0},  {"F16", 1},  {"Q4_0", 2}, {"Q4_1", 3},
+                 {"Q8_0", 7}, {"Q5_0", 8}, {"Q5_1", 9}, {"BF16", 32}};
     float values[TOTAL];
     fill(values, TOTAL);
     write_model(gguf_target, values);

@@ -220,8 +220,8 @@ static attention make_attention(bool half, size_t length, int32_t queries, int32
             a.keys[b] = malloc(elements * 2);
             a.values[b] = malloc(elements * 2);
             assert_true(a.keys[b] && a.values[b]);
-            f16->from_f32(keys, a.keys[b], elements);
-            f16->from_f32(values, a.values[b], elements);
+            xm_weights_from_f32(f16, keys, NULL, a.keys[b], elements);
+            xm_weights_from_f32(f16, values, NULL, a.values[b], elements);
             free(keys);
             free(values);
         }

@@ -54,8 +54,8 @@ static uint8_t *pack(xm_weight_type type, float *values, int32_t rows, int32_t c
     assert_true(raw != NULL && packed != NULL);
     for (int32_t i = 0; i < count; i++) {
         uint8_t *out = packed + (size_t)(i * panels) * panel_bytes;
-        traits->from_f32(values + (size_t)i * elements, raw, elements);
-        traits->to_f32(raw, values + (size_t)i * elements, elements);
+        xm_weights_from_f32(traits, values + (size_t)i * elements, NULL, raw, elements);
+        xm_weights_to_f32(traits, raw, values + (size_t)i * elements, elements);
         xm_pack_panels(type, raw, (size_t)rows, (size_t)columns, 0, panels, out);
         matrices[i] = (xm_matrix){.type = type,
                                   .rows = rows,
@@ -323,6 +323,7 @@ static void company_and_threads_change_nothing(void **state)
             xm_activations h = {.f32 = r.h.f32 + (size_t)row * stride,
                                 .i16 = r.h.i16 + (size_t)row * stride,
                                 .scales = r.h.scales + (size_t)row * (stride / 32),
+                                .sums = r.h.sums + (size_t)row * (stride / 16),
                                 .stride = stride};
             memcpy(one, r.residual + row * WIDTH, sizeof one);
             xm_moe_forward(kernels, NULL, scratch, &t.layer, &h, 1, r.routers + row, one, WIDTH,
@@ -355,6 +356,7 @@ static void waves_change_nothing(void **state)
         xm_activations h = {.f32 = r.h.f32 + (size_t)first * stride,
                             .i16 = r.h.i16 + (size_t)first * stride,
                             .scales = r.h.scales + (size_t)first * (stride / 32),
+                            .sums = r.h.sums + (size_t)first * (stride / 16),
                             .stride = stride};
         memcpy(part, r.residual + first * WIDTH, sizeof part);
         xm_moe_forward(kernels, NULL, small, &t.layer, &h, 8, r.routers, part, WIDTH, &s);

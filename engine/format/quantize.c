@@ -33,24 +33,6 @@ typedef struct {
     xmoe_error *error;
 } conversion;
 
-/* general.file_type of files that mostly hold this type, as the wider GGUF world counts. */
-static uint32_t file_type(xm_weight_type type)
-{
-    switch (type) {
-    case XM_TYPE_F32:
-        return 0;
-    case XM_TYPE_F16:
-        return 1;
-    case XM_TYPE_Q4_0:
-        return 2;
-    case XM_TYPE_Q8_0:
-        return 7;
-    case XM_TYPE_BF16:
-        return 32;
-    }
-    return 0;
-}
-
 static bool ends_in(xm_string name, const char *suffix)
 {
     size_t length = strlen(suffix);
@@ -78,7 +60,7 @@ static xmoe_status describe(conversion *job)
     static const char *const rewritten[] = {"general.file_type", "general.quantization_version",
                                             NULL};
     xm_gguf_writer_copy_keys(job->output, job->input, rewritten);
-    xm_gguf_writer_u32(job->output, rewritten[0], file_type(job->matrix_type->type));
+    xm_gguf_writer_u32(job->output, rewritten[0], job->matrix_type->file_type);
     xm_gguf_writer_u32(job->output, rewritten[1], QUANTIZATION_VERSION);
     for (uint64_t i = 0; i < xm_gguf_tensor_count(job->input); i++) {
         const xm_gguf_tensor *tensor = xm_gguf_tensor_at(job->input, i);
@@ -108,9 +90,9 @@ static xmoe_status convert_piece(conversion *job, const xm_gguf_tensor *tensor,
                                  size_t count)
 {
     size_t bytes = count / to->block_elements * to->block_bytes;
-    tensor->traits->to_f32(from, job->values, count);
-    to->from_f32(job->values, job->raw, count);
-    to->to_f32(job->raw, job->check, count);
+    xm_weights_to_f32(tensor->traits, from, job->values, count);
+    xm_weights_from_f32(to, job->values, NULL, job->raw, count);
+    xm_weights_to_f32(to, job->raw, job->check, count);
     if (!all_finite(job->values, count) || !all_finite(job->check, count))
         return xm_fail(job->error, XMOE_ERROR_FORMAT,
                        "%.200s: tensor '%s' has values that %s cannot hold (infinite, not a "
@@ -168,9 +150,8 @@ xmoe_status xmoe_quantize(const char *input, const char *output, const char *typ
                       .progress_context = progress_context,
                       .error = error};
     if (job.matrix_type == NULL)
-        return xm_fail_argument(
-            error, "type", "unknown weight type '%.40s': expected F32, F16, BF16, Q8_0 or Q4_0",
-            type != NULL ? type : "");
+        return xm_fail_argument(error, "type", "unknown weight type '%.40s': expected one of %s",
+                                type != NULL ? type : "", xm_weight_type_names());
     xm_gguf *file;
     xmoe_status status = xm_gguf_open(input, &file, error);
     if (status != XMOE_OK)

@@ -1,23 +1,15 @@
 /*
- * weight_type.c - the rows of the weight type table and the conversions behind them.
+ * weight_type.c - the rows of the weight type table, conversions of single values, and the walk
+ * over blocks that all block types share.
  *
- * Results are those of ggml's reference code to the bit, so a file quantised here is the file that
- * other tools would have made. Inputs that C leaves undefined there (NaN, infinities, scales so
- * small that their reciprocal overflows) give quants within range instead. Pure functions; any
- * thread. Blocks may lie at any address.
+ * Results are those of ggml's reference code to the bit where that leaves no choice, so a file
+ * quantised here is the file that other tools would have made. Pure functions; any thread.
  */
-#include "format/weight_type.h"
+#include "format/weight_block.h"
 
-#include <math.h>
 #include <string.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "GGUF data is used as it lies in memory");
-
-enum {
-    BLOCK = 32,
-    Q8_0_BYTES = 2 + BLOCK,
-    Q4_0_BYTES = 2 + BLOCK / 2,
-};
 
 static float float_of_bits(uint32_t bits)
 {
@@ -91,6 +83,13 @@ uint16_t xm_f32_to_bf16(float value)
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+/* (e - 1) << 23 would be the bits of 2^(e - 128), were it not for denormals. */
+float xm_e8m0_to_f32(uint8_t exponent)
+{
+    return float_of_bits(exponent < 2 ? UINT32_C(0x200000) << exponent
+                                      : (uint32_t)(exponent - 1) << 23);
+}
+
 /* --- plain rows ------------------------------------------------------------------------------- */
 
 static void f32_to_f32(const void *blocks, float *values, size_t count)
@@ -141,99 +140,75 @@ static void bf16_from_f32(const float *values, void *blocks, size_t count)
     }
 }
 
-/* --- blocks of 32 ----------------------------------------------------------------------------- */
+/* --- blocks ----------------------------------------------------------------------------------- */
 
-static float read_scale(const unsigned char *block)
+void xm_weight_block_to_f32(const xm_weight_coding *coding, const xm_weight_block *parts,
+                            float *values)
 {
-    uint16_t half;
-    memcpy(&half, block, sizeof half);
-    return xm_f16_to_f32(half);
-}
+    float scale =
+        coding->power_of_two ? xm_e8m0_to_f32((uint8_t)parts->scale) : xm_f16_to_f32(parts->scale);
+    float minimum = coding->minimum ? xm_f16_to_f32(parts->minimum) : 0.0f;
 
-static void write_scale(unsigned char *block, float scale)
-{
-    uint16_t half = xm_f32_to_f16(scale);
-    memcpy(block, &half, sizeof half);
-}
+    for (size_t first = 0; first < coding->elements; first += coding->group) {
+        size_t g = first / coding->group;
+        float s = coding->group_scales ? scale * (float)parts->scales[g] : scale;
+        float m = coding->group_scales ? minimum * (float)parts->minima[g] : minimum;
 
-/* The element of largest magnitude, with its sign; the first of equals. */
-static float largest(const float *values)
-{
-    float found = 0.0f;
-    for (int j = 0; j < BLOCK; j++)
-        if (fabsf(values[j]) > fabsf(found))
-            found = values[j];
-    return found;
-}
-
-/* A float to an integer in [low, high]; NaN gives low. */
-static int32_t clamp(float x, int32_t low, int32_t high)
-{
-    if (!(x > (float)low))
-        return low;
-    return x < (float)high ? (int32_t)x : high;
-}
-
-static void q8_0_to_f32(const void *blocks, float *values, size_t count)
-{
-    const unsigned char *block = blocks;
-    for (size_t i = 0; i < count; i += BLOCK, block += Q8_0_BYTES) {
-        float scale = read_scale(block);
-        for (int j = 0; j < BLOCK; j++)
-            values[i + (size_t)j] = (float)(int8_t)block[2 + j] * scale;
-    }
-}
-
-static void q8_0_from_f32(const float *values, void *blocks, size_t count)
-{
-    unsigned char *block = blocks;
-    for (size_t i = 0; i < count; i += BLOCK, block += Q8_0_BYTES) {
-        float scale = fabsf(largest(values + i)) / 127.0f;
-        float inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
-        write_scale(block, scale);
-        for (int j = 0; j < BLOCK; j++) {
-            float rounded = roundf(values[i + (size_t)j] * inverse); /* halves away from zero */
-            block[2 + j] = (unsigned char)clamp(rounded, -127, 127);
+        for (size_t i = first; i < first + coding->group; i++) {
+            float product = s * (float)xm_weight_value(coding, parts->codes[i]);
+            values[i] = coding->minimum ? product + m : product;
         }
     }
 }
 
-static void q4_0_to_f32(const void *blocks, float *values, size_t count)
+void xm_weights_to_f32(const xm_weight_traits *traits, const void *blocks, float *values,
+                       size_t count)
 {
-    const unsigned char *block = blocks;
-    for (size_t i = 0; i < count; i += BLOCK, block += Q4_0_BYTES) {
-        float scale = read_scale(block);
-        for (int j = 0; j < BLOCK / 2; j++) {
-            values[i + (size_t)j] = (float)((block[2 + j] & 15) - 8) * scale;
-            values[i + (size_t)j + BLOCK / 2] = (float)((block[2 + j] >> 4) - 8) * scale;
-        }
+    if (traits->to_f32 != NULL) {
+        traits->to_f32(blocks, values, count);
+        return;
+    }
+    const xm_weight_coding coding = xm_weight_coding_of(traits->type);
+    const uint8_t *block = blocks;
+    for (size_t i = 0; i < count; i += traits->block_elements, block += traits->block_bytes) {
+        xm_weight_block parts;
+        traits->split(block, &parts);
+        xm_weight_block_to_f32(&coding, &parts, values + i);
     }
 }
 
-static void q4_0_from_f32(const float *values, void *blocks, size_t count)
+void xm_weights_from_f32(const xm_weight_traits *traits, const float *values,
+                         const float *importance, void *blocks, size_t count)
 {
-    unsigned char *block = blocks;
-    for (size_t i = 0; i < count; i += BLOCK, block += Q4_0_BYTES) {
-        float scale = largest(values + i) / -8.0f;
-        float inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
-        write_scale(block, scale);
-        for (int j = 0; j < BLOCK / 2; j++) {
-            int32_t low = clamp(values[i + (size_t)j] * inverse + 8.5f, 0, 15);
-            int32_t high = clamp(values[i + (size_t)j + BLOCK / 2] * inverse + 8.5f, 0, 15);
-            block[2 + j] = (unsigned char)(low | high << 4);
-        }
+    if (traits->from_f32 != NULL) {
+        traits->from_f32(values, blocks, count);
+        return;
+    }
+    uint8_t *block = blocks;
+    for (size_t i = 0; i < count; i += traits->block_elements, block += traits->block_bytes) {
+        xm_weight_block parts = {0};
+        traits->fill(values + i, importance != NULL ? importance + i : NULL, &parts);
+        traits->join(&parts, block);
     }
 }
 
 /* --- the table -------------------------------------------------------------------------------- */
 
+#define PLAIN(name)  .to_f32 = name##_to_f32, .from_f32 = name##_from_f32
+#define BLOCKS(name) .split = xm_##name##_split, .join = xm_##name##_join, .fill = xm_##name##_fill
+
 static const xm_weight_traits table[] = {
-    {XM_TYPE_F32, "F32", 1, 4, f32_to_f32, f32_from_f32},
-    {XM_TYPE_F16, "F16", 1, 2, f16_to_f32, f16_from_f32},
-    {XM_TYPE_BF16, "BF16", 1, 2, bf16_to_f32, bf16_from_f32},
-    {XM_TYPE_Q8_0, "Q8_0", BLOCK, Q8_0_BYTES, q8_0_to_f32, q8_0_from_f32},
-    {XM_TYPE_Q4_0, "Q4_0", BLOCK, Q4_0_BYTES, q4_0_to_f32, q4_0_from_f32},
+    {XM_TYPE_F32, "F32", 1, 4, 0, PLAIN(f32)},
+    {XM_TYPE_F16, "F16", 1, 2, 1, PLAIN(f16)},
+    {XM_TYPE_BF16, "BF16", 1, 2, 32, PLAIN(bf16)},
+    {XM_TYPE_Q8_0, "Q8_0", 32, 34, 7, BLOCKS(q8_0)},
+    {XM_TYPE_Q4_0, "Q4_0", 32, 18, 2, BLOCKS(q4_0)},
+    {XM_TYPE_Q4_1, "Q4_1", 32, 20, 3, BLOCKS(q4_1)},
+    {XM_TYPE_Q5_0, "Q5_0", 32, 22, 8, BLOCKS(q5_0)},
+    {XM_TYPE_Q5_1, "Q5_1", 32, 24, 9, BLOCKS(q5_1)},
 };
+
+static const char names[] = "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1";
 
 enum { TYPES = sizeof table / sizeof *table };
 
@@ -251,6 +226,11 @@ const xm_weight_traits *xm_weight_traits_by_name(const char *name)
         if (strcmp(table[i].name, name) == 0)
             return &table[i];
     return NULL;
+}
+
+const char *xm_weight_type_names(void)
+{
+    return names;
 }
 
 const xm_weight_traits *xm_weight_traits_all(size_t *count)

@@ -222,24 +222,23 @@ static float quantize_block(const float *x, int16_t *q)
     return scale;
 }
 
-void XM_VARIANT(xm_quantize_i16)(const float *x, size_t count, int16_t *q, float *scales)
+/* The sum of 16. */
+static int32_t integer_sum(const int16_t *q)
 {
-    for (size_t b = 0; b < count / 32; b++)
-        scales[b] = quantize_block(x + b * 32, q + b * 32);
+    __m256i all = _mm256_loadu_si256((const __m256i *)(const void *)q);
+    __m256i eight = _mm256_madd_epi16(all, _mm256_set1_epi16(1));
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
 }
 
-void XM_VARIANT(xm_block_sums)(const int16_t *q, size_t count, int32_t *sums)
+void XM_VARIANT(xm_quantize_i16)(const float *x, size_t count, int16_t *q, float *scales,
+                                 int32_t *sums)
 {
-    const __m256i ones = _mm256_set1_epi16(1);
-
     for (size_t b = 0; b < count / 32; b++) {
-        const __m256i *halves = (const __m256i *)(const void *)(q + b * 32);
-        __m256i eight = _mm256_add_epi32(_mm256_madd_epi16(_mm256_loadu_si256(halves), ones),
-                                         _mm256_madd_epi16(_mm256_loadu_si256(halves + 1), ones));
-        __m128i four =
-            _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-        __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-
-        sums[b] = _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+        scales[b] = quantize_block(x + b * 32, q + b * 32);
+        sums[2 * b] = integer_sum(q + b * 32);
+        sums[2 * b + 1] = integer_sum(q + b * 32 + 16);
     }
 }

@@ -11,8 +11,6 @@
 
 #include "kernels/lanes.h"
 
-enum { XM_MOST_TILE = 8 }; /* rows of the largest tile of any variant */
-
 /* The 16 weights at element `index` of weights of this type, as F32. */
 XM_INLINE xm_lanes xm_weights_load(xm_weight_type type, const void *weights, size_t index)
 {

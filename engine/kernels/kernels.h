@@ -16,17 +16,30 @@
  *
  *   F32         float [k][16]
  *   F16, BF16   uint16_t [k][16]
- *   Q8_0        per 32 columns: F16 scale[16], then int8 [16 pairs][16 rows][2]: the pair j of row
- *               r is columns 2j and 2j + 1 of the block
- *   Q4_0        per 32 columns: F16 scale[16], then uint8 [8][16 rows][2]: the low nibble of
- *               [j][r][s] is column 2j + s, the high nibble column 2(j + 8) + s; value = nibble - 8
+ *   all others  blocks of the type's 32 or 256 columns, as layout.h says, by what the type's coding
+ *               (format/weight_coding.h) has:
  *
- * Rows beyond the matrix in its last panel are zero. Panel data need the alignment of their
- * elements only; 64 bytes are faster.
+ *     head      F16 scale[16] (MXFP4: E8M0 exponent[16]), and with minima F16 minimum[16]
+ *     then per 32 columns, a part:
+ *       int8 scale[16] per group of 16 or 32 columns, and with minima uint8 minimum[16] per group,
+ *               if groups have integers of their own (K types, IQ4_XS)
+ *       codes   int8:       int8 [16][16 rows][2]: pair j of row r is columns 2j and 2j + 1
+ *               otherwise:  uint8 [8][16 rows][2]: the low nibble of [j][r][s] is the low nibble of
+ *                           column 2j + s, the high nibble that of column 2(j + 8) + s
+ *       high    codes of 5 or 6 bits: uint8 [2 halves][bits - 4][16 rows][2], planes of the bits
+ *               above the nibbles: half h is columns 16h to 16h + 15; its pair j has its field (1
+ *               bit, or 2) in plane j / (fields of a byte), the lowest field first
  *
- * Activations meet block-quantised weights as int16 with one scale per 32 columns: products of int8
- * and int16 add up exactly in int32 (32 * 127 * 32767 < 2^31), and the rounding of activations to
- * 15 bits stays far below that of the weights.
+ * So a matrix takes what it takes in the file plus up to 3 %: 4.5 bits of Q4_K become 4.63 (6 bits
+ * of scale become 8), 6.56 of Q6_K stay. Codes of 2 and 3 bits are kept as nibbles for now (Q2_K
+ * 5.13 bits instead of 2.63, Q3_K 4.56 instead of 3.44): planes without nibbles would keep theirs.
+ *
+ * Rows beyond the matrix in its last panel are zero bytes, which give zero outputs. Panels are
+ * multiples of 32 bytes; their data need the alignment of elements only, 64 bytes are faster.
+ *
+ * Activations meet blocks as int16 with one scale per 32 columns: products of int8 and int16 add up
+ * exactly in int32 (32 * 128 * 32767 < 2^31), and the rounding of activations to 15 bits stays far
+ * below that of the weights.
  */
 #ifndef XM_KERNELS_KERNELS_H
 #define XM_KERNELS_KERNELS_H
@@ -37,20 +50,22 @@
 enum { XM_PANEL = 16 };     /* output rows of a panel, and lanes of every SIMD variant */
 enum { XM_KV_TOKENS = 16 }; /* tokens of a KV block: a block's keys are one panel */
 
-/* Rows of activations in the forms that kernels take; a form that no kernel in use takes may be
- * NULL. Row i starts at f32 + i * stride, i16 + i * stride, scales + i * (stride / 32). stride is a
- * multiple of 32. Columns beyond k are not read. */
+/* Rows of activations in the forms that kernels take, F32 or int16 (i16, scales and sums, made by
+ * quantize_i16); a form that no kernel in use takes may be NULL. Row i starts at f32 + i * stride,
+ * i16 + i * stride, scales + i * (stride / 32), sums + i * (stride / 16). stride is a multiple of
+ * 32. Columns beyond k are not read. */
 typedef struct {
     float *f32;
     int16_t *i16;
-    float *scales;
+    float *scales; /* per 32 columns */
+    int32_t *sums; /* per 16 columns: of i16 */
     size_t stride;
 } xm_activations;
 
 /* One call of a panel kernel: 16 outputs for each of row_count rows. */
 typedef struct {
     const void *panel;
-    size_t columns; /* k; a multiple of 32 for Q8_0 and Q4_0 */
+    size_t columns; /* k; whole blocks of the type */
     const xm_activations *x;
     const int32_t *rows; /* [row_count] row numbers in x */
     int32_t row_count;
@@ -58,9 +73,6 @@ typedef struct {
     float *out;        /* output i, lane l at out[i * out_stride + l] */
     size_t out_stride;
     int32_t lanes; /* 1..16: outputs to write */
-    /* Q4_0 with one row: what block_sums gives for it, if the caller runs several panels over the
-     * row; else NULL. Changes the way, not the result. */
-    const int32_t *block_sums;
 } xm_panel_job;
 
 /* Attention of one head: query_count queries at consecutive positions, query i over the first
@@ -82,33 +94,31 @@ typedef struct {
     size_t out_stride;
 } xm_attention_job;
 
+typedef void (*xm_panel_fn)(const xm_panel_job *job);
+
 typedef struct xm_kernels {
     const char *name;
 
-    /* out = x . W^T + bias for one panel. By weight type of the panel:
+    /* out = x . W^T + bias for one panel, by the number of its weight type; NULL for numbers that
+     * are no type:
      *
      *   F32 F16 BF16   two sums, over even and over odd columns, each acc = fma(w, x, acc) in order
      *                  of columns from +0; result (even + odd), then + bias. Weights convert
      *                  exactly. Any k >= 1.
-     *   Q8_0 Q4_0      per block of 32 columns s = sum of w * x in int32 (exact); then acc =
-     *                  fma((float)s, w_scale * x_scale, acc) in order of blocks from +0; then +
-     *                  bias. */
-    void (*panel_f32)(const xm_panel_job *job);
-    void (*panel_f16)(const xm_panel_job *job);
-    void (*panel_bf16)(const xm_panel_job *job);
-    void (*panel_q8_0)(const xm_panel_job *job);
-    void (*panel_q4_0)(const xm_panel_job *job);
+     *   all others     per group of 16 or 32 columns, in order: s = sum of value * x in int32
+     *                  (exact); w_scale = scale * (float)group's scale (exact), or the scale alone;
+     *                  acc = fma((float)s, w_scale * x_scale, acc) from +0; then with minima
+     *                  acc = fma(w_minimum, (float)x_sum * x_scale, acc), w_minimum like w_scale,
+     *                  x_sum the group's sum of x in int32. After all groups + bias. */
+    xm_panel_fn panels[XM_TYPE_NUMBERS];
 
-    /* Per 32 values: scale = max|x| / 32767, q = round-to-nearest-even(x * (1 / scale)). count is a
-     * multiple of 32. A block whose maximum is below 2^-100 counts as zeros: scale 0, q 0. A block
-     * with a NaN or infinity anywhere gets scale NaN, q 0, so that every output that meets it is
-     * NaN: the failure stays visible. */
-    void (*quantize_i16)(const float *x, size_t count, int16_t *q, float *scales);
+    /* Per 32 values: scale = max|x| / 32767, q = round-to-nearest-even(x * (1 / scale)); per 16 of
+     * them their sum in sums. count is a multiple of 32. A block whose maximum is below 2^-100
+     * counts as zeros: scale 0, q 0. A block with a NaN or infinity anywhere gets scale NaN, q 0,
+     * so that every output that meets it is NaN: the failure stays visible. */
+    void (*quantize_i16)(const float *x, size_t count, int16_t *q, float *scales, int32_t *sums);
 
-    /* Per 32 values: their sum, exactly. count is a multiple of 32. */
-    void (*block_sums)(const int16_t *q, size_t count, int32_t *sums);
-
-    /* Scores s_t = scale * (q . k_t) with the dot as in panel_f32 over head_length; softmax as
+    /* Scores s_t = scale * (q . k_t) with the dot as in F32 panels over head_length; softmax as
      * below over the query's tokens; out_d = acc over tokens in order, acc = fma(p_t, v_t[d], acc)
      * from +0. Leaves p_t in scores; those beyond the query's tokens are undefined. */
     void (*attention_f32)(const xm_attention_job *job);

@@ -41,6 +41,8 @@ enum { XM_UNROLL = 16 };
 #include "kernels/lanes_avx2.h"
 #endif
 
+enum { XM_MOST_TILE = 8 }; /* rows of the largest tile of any variant */
+
 /* Asks for `bytes` that a walk over a matrix reaches XM_AHEAD bytes after p; they may lie beyond
  * its end. The hardware follows a plain stream by itself; with several rows at work per weight, its
  * reach is too short. */

@@ -100,6 +100,15 @@ XM_INLINE xm_lanes xm_lanes_load_bf16(const uint16_t *p)
     return (xm_lanes){xm_bf16_half(p), xm_bf16_half(p + 8)};
 }
 
+/* 16 int8 */
+XM_INLINE xm_lanes xm_lanes_load_i8(const uint8_t *p)
+{
+    __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)p);
+
+    return (xm_lanes){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+                      _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+}
+
 /* Rounds to the nearest (even) integers, which must fit int16. */
 XM_INLINE void xm_lanes_store_i16(int16_t *p, xm_lanes x)
 {
@@ -217,18 +226,6 @@ XM_INLINE xm_ints xm_ints_add(xm_ints a, xm_ints b)
     return (xm_ints){_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
 }
 
-/* x / 16 for multiples of 16 */
-XM_INLINE xm_ints xm_ints_sixteenth(xm_ints x)
-{
-    return (xm_ints){_mm256_srai_epi32(x.low, 4), _mm256_srai_epi32(x.high, 4)};
-}
-
-XM_INLINE xm_pairs xm_pairs_widen(__m256i bytes)
-{
-    return (xm_pairs){_mm256_cvtepi8_epi16(_mm256_castsi256_si128(bytes)),
-                      _mm256_cvtepi8_epi16(_mm256_extracti128_si256(bytes, 1))};
-}
-
 /* 32 int8 */
 XM_INLINE xm_pairs xm_pairs_load_i8(const uint8_t *p)
 {
@@ -236,18 +233,6 @@ XM_INLINE xm_pairs xm_pairs_load_i8(const uint8_t *p)
 
     return (xm_pairs){_mm256_cvtepi8_epi16(_mm_loadu_si128(bytes)),
                       _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes + 1))};
-}
-
-/* 32 bytes of two nibbles: 16 * (nibble - 8) of the low and of the high ones. Flipping a nibble's
- * top bit makes it a two's complement number. */
-XM_INLINE void xm_pairs_load_i4(const uint8_t *p, xm_pairs *low, xm_pairs *high)
-{
-    __m256i mask = _mm256_set1_epi8((char)0xf0);
-    __m256i bytes = _mm256_loadu_si256((const __m256i *)(const void *)p);
-
-    bytes = _mm256_xor_si256(bytes, _mm256_set1_epi8((char)0x88));
-    *high = xm_pairs_widen(_mm256_and_si256(bytes, mask));
-    *low = xm_pairs_widen(_mm256_and_si256(_mm256_slli_epi16(bytes, 4), mask));
 }
 
 /* 32 bytes of two nibbles: the low and the high ones as they are, 0..15. */
@@ -260,6 +245,44 @@ XM_INLINE void xm_pairs_load_u4(const uint8_t *p, xm_pairs *low, xm_pairs *high)
 
     *low = (xm_pairs){_mm256_and_si256(first, mask), _mm256_and_si256(second, mask)};
     *high = (xm_pairs){_mm256_srli_epi16(first, 4), _mm256_srli_epi16(second, 4)};
+}
+
+/* 32 bytes of two nibbles: what the table has for the low and for the high ones. */
+XM_INLINE void xm_pairs_load_table(const uint8_t *p, const int8_t table[16], xm_pairs *low,
+                                   xm_pairs *high)
+{
+    __m256i nibble = _mm256_set1_epi8(15);
+    __m256i values =
+        _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)table));
+    __m256i bytes = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    __m256i first = _mm256_shuffle_epi8(values, _mm256_and_si256(bytes, nibble));
+    __m256i second =
+        _mm256_shuffle_epi8(values, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble));
+
+    *low = (xm_pairs){_mm256_cvtepi8_epi16(_mm256_castsi256_si128(first)),
+                      _mm256_cvtepi8_epi16(_mm256_extracti128_si256(first, 1))};
+    *high = (xm_pairs){_mm256_cvtepi8_epi16(_mm256_castsi256_si128(second)),
+                       _mm256_cvtepi8_epi16(_mm256_extracti128_si256(second, 1))};
+}
+
+/* 32 bytes as they are, 0..255 */
+XM_INLINE xm_pairs xm_pairs_load_u8(const uint8_t *p)
+{
+    const __m128i *bytes = (const __m128i *)(const void *)p;
+
+    return (xm_pairs){_mm256_cvtepu8_epi16(_mm_loadu_si128(bytes)),
+                      _mm256_cvtepu8_epi16(_mm_loadu_si128(bytes + 1))};
+}
+
+/* w | (x << up & mask); up < 0: x >> -up. Constants. */
+XM_INLINE xm_pairs xm_pairs_or_bits(xm_pairs w, xm_pairs x, int up, int mask)
+{
+    __m256i bits = _mm256_set1_epi16((short)mask);
+    __m256i low = up > 0 ? _mm256_slli_epi16(x.low, up) : _mm256_srli_epi16(x.low, -up);
+    __m256i high = up > 0 ? _mm256_slli_epi16(x.high, up) : _mm256_srli_epi16(x.high, -up);
+
+    return (xm_pairs){_mm256_or_si256(w.low, _mm256_and_si256(low, bits)),
+                      _mm256_or_si256(w.high, _mm256_and_si256(high, bits))};
 }
 
 /* sum + w[0] * x[0] + w[1] * x[1] in every lane, the same pair x for all lanes */

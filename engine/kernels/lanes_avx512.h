@@ -69,6 +69,14 @@ XM_INLINE xm_lanes xm_lanes_load_bf16(const uint16_t *p)
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
+/* 16 int8 */
+XM_INLINE xm_lanes xm_lanes_load_i8(const uint8_t *p)
+{
+    __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)p);
+
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+}
+
 /* Rounds to the nearest (even) integers, which must fit int16. */
 XM_INLINE void xm_lanes_store_i16(int16_t *p, xm_lanes x)
 {
@@ -173,27 +181,10 @@ XM_INLINE xm_ints xm_ints_add(xm_ints a, xm_ints b)
     return _mm512_add_epi32(a, b);
 }
 
-/* x / 16 for multiples of 16 */
-XM_INLINE xm_ints xm_ints_sixteenth(xm_ints x)
-{
-    return _mm512_srai_epi32(x, 4);
-}
-
 /* 32 int8 */
 XM_INLINE xm_pairs xm_pairs_load_i8(const uint8_t *p)
 {
     return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)p));
-}
-
-/* 32 bytes of two nibbles: 16 * (nibble - 8) of the low and of the high ones. Flipping a nibble's
- * top bit makes it a two's complement number. */
-XM_INLINE void xm_pairs_load_i4(const uint8_t *p, xm_pairs *low, xm_pairs *high)
-{
-    __m256i bytes = _mm256_loadu_si256((const __m256i *)(const void *)p);
-    __m512i words = _mm512_cvtepi8_epi16(_mm256_xor_si256(bytes, _mm256_set1_epi8((char)0x88)));
-
-    *high = _mm512_and_si512(words, _mm512_set1_epi16((short)0xfff0));
-    *low = _mm512_srai_epi16(_mm512_slli_epi16(words, 12), 8);
 }
 
 /* 32 bytes of two nibbles: the low and the high ones as they are, 0..15. */
@@ -203,6 +194,35 @@ XM_INLINE void xm_pairs_load_u4(const uint8_t *p, xm_pairs *low, xm_pairs *high)
 
     *low = _mm512_and_si512(words, _mm512_set1_epi16(15));
     *high = _mm512_srli_epi16(words, 4);
+}
+
+/* 32 bytes of two nibbles: what the table has for the low and for the high ones. */
+XM_INLINE void xm_pairs_load_table(const uint8_t *p, const int8_t table[16], xm_pairs *low,
+                                   xm_pairs *high)
+{
+    __m256i nibble = _mm256_set1_epi8(15);
+    __m256i values =
+        _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)table));
+    __m256i bytes = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    __m256i above = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
+
+    *low = _mm512_cvtepi8_epi16(_mm256_shuffle_epi8(values, _mm256_and_si256(bytes, nibble)));
+    *high = _mm512_cvtepi8_epi16(_mm256_shuffle_epi8(values, above));
+}
+
+/* 32 bytes as they are, 0..255 */
+XM_INLINE xm_pairs xm_pairs_load_u8(const uint8_t *p)
+{
+    return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+
+/* w | (x << up & mask); up < 0: x >> -up. Constants. */
+XM_INLINE xm_pairs xm_pairs_or_bits(xm_pairs w, xm_pairs x, int up, int mask)
+{
+    __m512i bits = _mm512_set1_epi16((short)mask);
+    __m512i moved = up > 0 ? _mm512_slli_epi16(x, up) : _mm512_srli_epi16(x, -up);
+
+    return _mm512_or_si512(w, _mm512_and_si512(moved, bits));
 }
 
 /* sum + w[0] * x[0] + w[1] * x[1] in every lane, the same pair x for all lanes */

@@ -4,44 +4,37 @@
  *
  * Packing runs once at load, split by panels over threads; the loop over panels is what a compute
  * thread runs. Shapes were checked by whoever bound the tensor: columns of block types are whole
- * blocks of 32.
+ * blocks.
  */
 #include <string.h>
 
-#include "kernels/kernels.h"
+#include "kernels/layout.h"
 
-enum {
-    BLOCK = 32,                              /* columns of a block of Q8_0 and Q4_0 */
-    SCALES_BYTES = XM_PANEL * 2,             /* F16 scales of a packed block */
-    Q8_BYTES = SCALES_BYTES + 32 * XM_PANEL, /* a packed block, with its scales */
-    Q4_BYTES = SCALES_BYTES + 16 * XM_PANEL,
-    Q8_SOURCE_BYTES = 34, /* one row's block in a GGUF file */
-    Q4_SOURCE_BYTES = 18,
-    MOST_SUMS = 1024, /* blocks of a row whose sums are kept for a run over panels: 4 KB of stack */
-};
+enum { PANEL_MULTIPLE = 32 }; /* bytes of a panel */
+
+/* Bytes of an element of a plain type. */
+static size_t element_bytes(xm_weight_type type)
+{
+    return xm_weight_traits_of((uint32_t)type)->block_bytes;
+}
 
 bool xm_type_takes_i16(xm_weight_type type)
 {
-    return type == XM_TYPE_Q8_0 || type == XM_TYPE_Q4_0;
+    return xm_weight_coding_of(type).bits != 0;
 }
 
 size_t xm_panel_bytes(xm_weight_type type, size_t columns)
 {
-    switch (type) {
-    case XM_TYPE_F32:
-        return columns * XM_PANEL * 4;
-    case XM_TYPE_F16:
-    case XM_TYPE_BF16:
-        return columns * XM_PANEL * 2;
-    case XM_TYPE_Q8_0:
-        return columns / BLOCK * Q8_BYTES;
-    case XM_TYPE_Q4_0:
-        return columns / BLOCK * Q4_BYTES;
-    }
-    return 0;
+    xm_weight_coding coding = xm_weight_coding_of(type);
+    size_t bytes;
+
+    if (coding.bits == 0)
+        return columns * XM_PANEL * element_bytes(type);
+    bytes = columns / coding.elements * xm_panel_layout_of(coding).block_bytes;
+    return (bytes + PANEL_MULTIPLE - 1) / PANEL_MULTIPLE * PANEL_MULTIPLE;
 }
 
-/* --- packing one row (lane) of a zeroed panel --- */
+/* --- packing one row (lane) of a panel --- */
 
 static void pack_elements(const uint8_t *source, size_t columns, size_t bytes, size_t lane,
                           uint8_t *panel)
@@ -50,59 +43,89 @@ static void pack_elements(const uint8_t *source, size_t columns, size_t bytes, s
         memcpy(panel + (c * XM_PANEL + lane) * bytes, source + c * bytes, bytes);
 }
 
-static void pack_q8_0(const uint8_t *source, size_t columns, size_t lane, uint8_t *panel)
+static void pack_int8(const uint8_t codes[XM_PART], size_t lane, uint8_t *out)
 {
-    for (size_t b = 0; b < columns / BLOCK; b++, source += Q8_SOURCE_BYTES, panel += Q8_BYTES) {
-        memcpy(panel + lane * 2, source, 2);
-        for (size_t j = 0; j < 16; j++)
-            memcpy(panel + SCALES_BYTES + (j * XM_PANEL + lane) * 2, source + 2 + j * 2, 2);
+    for (size_t j = 0; j < 16; j++)
+        memcpy(out + (j * XM_PANEL + lane) * 2, codes + 2 * j, 2);
+}
+
+static void pack_nibbles(const uint8_t codes[XM_PART], size_t lane, uint8_t *out)
+{
+    for (size_t j = 0; j < 8; j++)
+        for (size_t s = 0; s < 2; s++)
+            out[(j * XM_PANEL + lane) * 2 + s] =
+                (uint8_t)((codes[2 * j + s] & 15) | codes[16 + 2 * j + s] << 4);
+}
+
+/* width: bits above the nibble, 1 or 2. */
+static void pack_high(const uint8_t codes[XM_PART], size_t width, size_t lane, uint8_t *out)
+{
+    size_t fields = 8 / width; /* of a byte */
+
+    for (size_t plane = 0; plane < 2 * width; plane++)
+        for (size_t s = 0; s < 2; s++) {
+            const uint8_t *first = codes + plane / width * 16 + plane % width * fields * 2 + s;
+            unsigned byte = 0;
+
+            for (size_t f = 0; f < fields; f++)
+                byte |= (unsigned)(first[2 * f] >> 4) << f * width;
+            out[(plane * XM_PANEL + lane) * 2 + s] = (uint8_t)byte;
+        }
+}
+
+static void pack_block(const xm_weight_coding *coding, const xm_panel_layout *at,
+                       const xm_weight_block *block, size_t lane, uint8_t *out)
+{
+    if (coding->power_of_two)
+        out[lane] = (uint8_t)block->scale;
+    else
+        memcpy(out + lane * 2, &block->scale, 2);
+    if (coding->minimum)
+        memcpy(out + at->head_minima + lane * 2, &block->minimum, 2);
+
+    for (size_t p = 0; p < at->parts; p++) {
+        uint8_t *part = out + at->head_bytes + p * at->part_bytes;
+        const uint8_t *codes = block->codes + p * XM_PART;
+
+        for (size_t g = 0; g < at->groups && coding->group_scales; g++) {
+            part[g * XM_PANEL + lane] = (uint8_t)block->scales[p * at->groups + g];
+            if (coding->minimum)
+                part[at->minima + g * XM_PANEL + lane] = block->minima[p * at->groups + g];
+        }
+        if (coding->bits == 8)
+            pack_int8(codes, lane, part + at->codes);
+        else
+            pack_nibbles(codes, lane, part + at->codes);
+        if (coding->bits == 5 || coding->bits == 6)
+            pack_high(codes, coding->bits - 4, lane, part + at->high);
     }
 }
 
-/* A GGUF byte i holds columns i and i + 16; those of a packed byte are 16 apart too, so bytes move
- * whole. */
-static void pack_q4_0(const uint8_t *source, size_t columns, size_t lane, uint8_t *panel)
+static void pack_row(const xm_weight_traits *traits, const uint8_t *source, size_t columns,
+                     size_t lane, uint8_t *panel)
 {
-    for (size_t b = 0; b < columns / BLOCK; b++, source += Q4_SOURCE_BYTES, panel += Q4_BYTES) {
-        memcpy(panel + lane * 2, source, 2);
-        for (size_t j = 0; j < 8; j++)
-            memcpy(panel + SCALES_BYTES + (j * XM_PANEL + lane) * 2, source + 2 + j * 2, 2);
+    const xm_weight_coding coding = xm_weight_coding_of(traits->type);
+
+    if (coding.bits == 0) {
+        pack_elements(source, columns, traits->block_bytes, lane, panel);
+        return;
     }
-}
+    const xm_panel_layout at = xm_panel_layout_of(coding);
+    for (size_t b = 0; b < columns / at.columns; b++) {
+        xm_weight_block block;
 
-static void pack_row(xm_weight_type type, const uint8_t *source, size_t columns, size_t lane,
-                     uint8_t *panel)
-{
-    switch (type) {
-    case XM_TYPE_F32:
-        pack_elements(source, columns, 4, lane, panel);
-        break;
-    case XM_TYPE_F16:
-    case XM_TYPE_BF16:
-        pack_elements(source, columns, 2, lane, panel);
-        break;
-    case XM_TYPE_Q8_0:
-        pack_q8_0(source, columns, lane, panel);
-        break;
-    case XM_TYPE_Q4_0:
-        pack_q4_0(source, columns, lane, panel);
-        break;
+        traits->split(source + b * traits->block_bytes, &block);
+        pack_block(&coding, &at, &block, lane, panel + b * at.block_bytes);
     }
-}
-
-static size_t source_row_bytes(xm_weight_type type, size_t columns)
-{
-    const xm_weight_traits *traits = xm_weight_traits_of((uint32_t)type);
-
-    return columns / traits->block_elements * traits->block_bytes;
 }
 
 /* A panel is at most a few hundred KB and stays in the cache while its 16 rows are spread in it. */
 void xm_pack_panels(xm_weight_type type, const void *source, size_t rows, size_t columns,
                     int32_t first, int32_t last, uint8_t *out)
 {
+    const xm_weight_traits *traits = xm_weight_traits_of((uint32_t)type);
     size_t panel_bytes = xm_panel_bytes(type, columns);
-    size_t row_bytes = source_row_bytes(type, columns);
+    size_t row_bytes = columns / traits->block_elements * traits->block_bytes;
 
     for (size_t p = (size_t)first; p < (size_t)last; p++) {
         uint8_t *panel = out + p * panel_bytes;
@@ -111,98 +134,110 @@ void xm_pack_panels(xm_weight_type type, const void *source, size_t rows, size_t
         if (row + XM_PANEL > rows)
             memset(panel, 0, panel_bytes);
         for (size_t lane = 0; lane < XM_PANEL && row + lane < rows; lane++)
-            pack_row(type, (const uint8_t *)source + (row + lane) * row_bytes, columns, lane,
+            pack_row(traits, (const uint8_t *)source + (row + lane) * row_bytes, columns, lane,
                      panel);
     }
 }
 
 /* --- one row back to F32 --- */
 
-/* The packed pairs (or elements) of one lane, `bytes` wide and XM_PANEL apart, side by side again.
- */
+static void unpack_codes(const xm_weight_coding *coding, const xm_panel_layout *at,
+                         const uint8_t *part, size_t lane, uint8_t codes[XM_PART])
+{
+    size_t width = coding->bits == 5 || coding->bits == 6 ? coding->bits - 4u : 0;
+
+    for (size_t c = 0; c < XM_PART; c++) {
+        size_t half = c / 16, pair = c % 16 / 2, s = c % 2;
+        const uint8_t *here = part + at->codes + lane * 2 + s;
+
+        if (coding->bits == 8) {
+            codes[c] = here[c / 2 * XM_PANEL * 2];
+            continue;
+        }
+        codes[c] = here[pair * XM_PANEL * 2] >> half * 4 & 15;
+        if (width != 0) {
+            size_t plane = half * width + pair / (8 / width), field = pair % (8 / width);
+            unsigned byte = part[at->high + (plane * XM_PANEL + lane) * 2 + s];
+
+            codes[c] |= (uint8_t)((byte >> field * width & ((1u << width) - 1)) << 4);
+        }
+    }
+}
+
+static void unpack_block(const xm_weight_coding *coding, const xm_panel_layout *at,
+                         const uint8_t *packed, size_t lane, xm_weight_block *block)
+{
+    *block = (xm_weight_block){0};
+    if (coding->power_of_two)
+        block->scale = packed[lane];
+    else
+        memcpy(&block->scale, packed + lane * 2, 2);
+    if (coding->minimum)
+        memcpy(&block->minimum, packed + at->head_minima + lane * 2, 2);
+
+    for (size_t p = 0; p < at->parts; p++) {
+        const uint8_t *part = packed + at->head_bytes + p * at->part_bytes;
+
+        for (size_t g = 0; g < at->groups && coding->group_scales; g++) {
+            block->scales[p * at->groups + g] = (int8_t)part[g * XM_PANEL + lane];
+            if (coding->minimum)
+                block->minima[p * at->groups + g] = part[at->minima + g * XM_PANEL + lane];
+        }
+        unpack_codes(coding, at, part, lane, block->codes + p * XM_PART);
+    }
+}
+
+/* The elements of one lane, `bytes` wide and XM_PANEL apart, side by side again. */
 static void gather(const uint8_t *panel, size_t lane, size_t count, size_t bytes, uint8_t *row)
 {
     for (size_t i = 0; i < count; i++)
         memcpy(row + i * bytes, panel + (i * XM_PANEL + lane) * bytes, bytes);
 }
 
-static void unpack_block(xm_weight_type type, const uint8_t *packed, size_t lane, float *values)
-{
-    uint8_t block[Q8_SOURCE_BYTES];
-
-    memcpy(block, packed + lane * 2, 2);
-    gather(packed + SCALES_BYTES, lane, type == XM_TYPE_Q8_0 ? 16 : 8, 2, block + 2);
-    xm_weight_traits_of((uint32_t)type)->to_f32(block, values, BLOCK);
-}
-
 void xm_unpack_row(const xm_matrix *matrix, int32_t row, float *values)
 {
+    const xm_weight_coding coding = xm_weight_coding_of(matrix->type);
     size_t columns = (size_t)matrix->columns;
     size_t lane = (size_t)row % XM_PANEL;
     const uint8_t *panel = matrix->data + (size_t)row / XM_PANEL * matrix->panel_bytes;
 
-    switch (matrix->type) {
-    case XM_TYPE_F32:
-        gather(panel, lane, columns, 4, (uint8_t *)values);
-        break;
-    case XM_TYPE_F16:
-        for (size_t c = 0; c < columns; c++)
-            values[c] = xm_f16_to_f32(((const uint16_t *)(const void *)panel)[c * XM_PANEL + lane]);
-        break;
-    case XM_TYPE_BF16:
-        for (size_t c = 0; c < columns; c++)
-            values[c] =
-                xm_bf16_to_f32(((const uint16_t *)(const void *)panel)[c * XM_PANEL + lane]);
-        break;
-    case XM_TYPE_Q8_0:
-    case XM_TYPE_Q4_0:
-        for (size_t b = 0; b < columns / BLOCK; b++)
-            unpack_block(matrix->type, panel + b * xm_panel_bytes(matrix->type, BLOCK), lane,
-                         values + b * BLOCK);
-        break;
+    if (coding.bits == 0) {
+        const xm_weight_traits *traits = xm_weight_traits_of((uint32_t)matrix->type);
+        uint8_t elements[1024];
+        size_t most = sizeof elements / traits->block_bytes;
+
+        for (size_t c = 0; c < columns; c += most) {
+            size_t count = columns - c < most ? columns - c : most;
+
+            gather(panel + c * XM_PANEL * traits->block_bytes, lane, count, traits->block_bytes,
+                   elements);
+            xm_weights_to_f32(traits, elements, values + c, count);
+        }
+        return;
+    }
+    const xm_panel_layout at = xm_panel_layout_of(coding);
+    for (size_t b = 0; b < columns / at.columns; b++) {
+        xm_weight_block block;
+
+        unpack_block(&coding, &at, panel + b * at.block_bytes, lane, &block);
+        xm_weight_block_to_f32(&coding, &block, values + b * at.columns);
     }
 }
 
 /* --- running panels --- */
 
-typedef void (*panel_fn)(const xm_panel_job *job);
-
-static panel_fn panel_kernel(const xm_kernels *kernels, xm_weight_type type)
-{
-    switch (type) {
-    case XM_TYPE_F32:
-        return kernels->panel_f32;
-    case XM_TYPE_F16:
-        return kernels->panel_f16;
-    case XM_TYPE_BF16:
-        return kernels->panel_bf16;
-    case XM_TYPE_Q8_0:
-        return kernels->panel_q8_0;
-    case XM_TYPE_Q4_0:
-        return kernels->panel_q4_0;
-    }
-    return NULL;
-}
-
 void xm_matrix_panels(const xm_kernels *kernels, const xm_matrix *matrix, const float *bias,
                       const xm_activations *x, const int32_t *rows, int32_t row_count,
                       int32_t first, int32_t last, float *out, size_t out_stride)
 {
-    panel_fn run = panel_kernel(kernels, matrix->type);
-    size_t columns = (size_t)matrix->columns;
-    int32_t sums[MOST_SUMS];
-    bool sum = matrix->type == XM_TYPE_Q4_0 && row_count == 1 && last - first > 1 &&
-               columns / BLOCK <= MOST_SUMS;
-
-    if (sum)
-        kernels->block_sums(x->i16 + (size_t)rows[0] * x->stride, columns, sums);
+    xm_panel_fn run = kernels->panels[matrix->type];
 
     for (int32_t p = first; p < last; p++) {
         int32_t output = p * XM_PANEL;
         int32_t left = matrix->rows - output;
         xm_panel_job job = {
             .panel = matrix->data + (size_t)p * matrix->panel_bytes,
-            .columns = columns,
+            .columns = (size_t)matrix->columns,
             .x = x,
             .rows = rows,
             .row_count = row_count,
@@ -210,7 +245,6 @@ void xm_matrix_panels(const xm_kernels *kernels, const xm_matrix *matrix, const 
             .out = out + output,
             .out_stride = out_stride,
             .lanes = left < XM_PANEL ? left : XM_PANEL,
-            .block_sums = sum ? sums : NULL,
         };
         run(&job);
     }

@@ -2,8 +2,8 @@
  * scalar.c - the reference kernels: what kernels.h promises, in plain loops without SIMD.
  *
  * Every other variant must give the same bits. It is written to be read, shares no code with the
- * SIMD files (only the numbers of exp.h), and is what machines other than x86-64 run. Functions
- * keep no state and may be called from any thread.
+ * SIMD files (only the numbers of exp.h and layout.h), and is what machines other than x86-64 run.
+ * Functions keep no state and may be called from any thread.
  */
 #include "kernels/variants.h"
 
@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "kernels/exp.h"
+#include "kernels/layout.h"
 
 /* --- panels --- */
 
@@ -81,53 +82,92 @@ static void panel_bf16(const xm_panel_job *job)
     panel_float(job, load_bf16);
 }
 
-/* Unpacks the block of 32 columns at `block` to w[column][lane]. */
-typedef void (*block_fn)(const uint8_t *block, int8_t w[32][XM_PANEL]);
+/* A part of 32 columns: values of columns, and per group of them w_scale and w_minimum. */
+typedef struct {
+    int8_t values[XM_PART][XM_PANEL];
+    float scales[2][XM_PANEL], minima[2][XM_PANEL];
+} unpacked_part;
 
-static void block_q8_0(const uint8_t *block, int8_t w[32][XM_PANEL])
+static uint8_t code_at(const xm_weight_coding *coding, const xm_panel_layout *at,
+                       const uint8_t *part, size_t column, size_t lane)
 {
-    const int8_t *q = (const int8_t *)block + 2 * XM_PANEL;
+    size_t half = column / 16, pair = column % 16 / 2, s = column % 2;
+    const uint8_t *codes = part + at->codes;
+    int code;
 
-    for (size_t j = 0; j < 16; j++)
-        for (size_t l = 0; l < XM_PANEL; l++)
-            for (size_t s = 0; s < 2; s++)
-                w[2 * j + s][l] = q[(j * XM_PANEL + l) * 2 + s];
+    if (coding->bits == 8)
+        return codes[(column / 2 * XM_PANEL + lane) * 2 + s];
+    code = codes[(pair * XM_PANEL + lane) * 2 + s] >> 4 * half & 15;
+    if (coding->bits == 5)
+        code |= (part[at->high + (half * XM_PANEL + lane) * 2 + s] >> pair & 1) << 4;
+    if (coding->bits == 6) {
+        size_t plane = 2 * half + pair / 4;
+        code |= (part[at->high + (plane * XM_PANEL + lane) * 2 + s] >> 2 * (pair % 4) & 3) << 4;
+    }
+    return (uint8_t)code;
 }
 
-static void block_q4_0(const uint8_t *block, int8_t w[32][XM_PANEL])
+static void unpack_part(const xm_weight_coding *coding, const xm_panel_layout *at,
+                        const uint8_t *block, const uint8_t *part, unpacked_part *out)
 {
-    const uint8_t *q = block + 2 * XM_PANEL;
+    const uint16_t *head = (const uint16_t *)(const void *)block;
 
-    for (size_t j = 0; j < 8; j++)
+    for (size_t c = 0; c < XM_PART; c++)
         for (size_t l = 0; l < XM_PANEL; l++)
-            for (size_t s = 0; s < 2; s++) {
-                uint8_t both = q[(j * XM_PANEL + l) * 2 + s];
-                w[2 * j + s][l] = (int8_t)((both & 15) - 8);
-                w[2 * (j + 8) + s][l] = (int8_t)((both >> 4) - 8);
-            }
+            out->values[c][l] = (int8_t)xm_weight_value(coding, code_at(coding, at, part, c, l));
+    for (size_t g = 0; g < at->groups; g++)
+        for (size_t l = 0; l < XM_PANEL; l++) {
+            float scale = coding->power_of_two ? xm_e8m0_to_f32(block[l]) : xm_f16_to_f32(head[l]);
+            float minimum = coding->minimum ? xm_f16_to_f32(head[at->head_minima / 2 + l]) : 0.0f;
+
+            if (coding->group_scales)
+                scale *= (float)(int8_t)part[g * XM_PANEL + l];
+            if (coding->group_scales && coding->minimum)
+                minimum *= (float)part[at->minima + g * XM_PANEL + l];
+            out->scales[g][l] = scale;
+            out->minima[g][l] = minimum;
+        }
 }
 
-static void panel_blocks(const xm_panel_job *job, block_fn unpack, size_t block_bytes)
+/* acc[l] += part . x of its 32 columns, group by group. */
+static void add_part(const xm_weight_coding *coding, const unpacked_part *part, const int16_t *x,
+                     float x_scale, float acc[XM_PANEL])
 {
+    for (size_t first = 0; first < XM_PART; first += coding->group) {
+        size_t g = first / coding->group;
+        int32_t sum[XM_PANEL] = {0}, x_sum = 0;
+
+        for (size_t c = first; c < first + coding->group; c++) {
+            for (size_t l = 0; l < XM_PANEL; l++)
+                sum[l] += part->values[c][l] * x[c];
+            x_sum += x[c];
+        }
+        for (size_t l = 0; l < XM_PANEL; l++) {
+            acc[l] = fmaf((float)sum[l], part->scales[g][l] * x_scale, acc[l]);
+            if (coding->minimum)
+                acc[l] = fmaf(part->minima[g][l], (float)x_sum * x_scale, acc[l]);
+        }
+    }
+}
+
+static void panel_blocks(const xm_panel_job *job, xm_weight_type type)
+{
+    const xm_weight_coding coding = xm_weight_coding_of(type);
+    const xm_panel_layout at = xm_panel_layout_of(coding);
+
     for (int32_t i = 0; i < job->row_count; i++) {
         size_t row = (size_t)job->rows[i];
         const int16_t *x = job->x->i16 + row * job->x->stride;
         const float *x_scales = job->x->scales + row * (job->x->stride / 32);
         float acc[XM_PANEL] = {0.0f};
 
-        for (size_t b = 0; b < job->columns / 32; b++) {
-            const uint8_t *block = (const uint8_t *)job->panel + b * block_bytes;
-            int8_t w[32][XM_PANEL];
-            int32_t sum[XM_PANEL] = {0};
+        for (size_t c = 0; c < job->columns; c += XM_PART) {
+            const uint8_t *block = (const uint8_t *)job->panel + c / at.columns * at.block_bytes;
+            size_t p = c % at.columns / XM_PART;
+            unpacked_part part;
 
-            unpack(block, w);
-            for (size_t c = 0; c < 32; c++)
-                for (size_t l = 0; l < XM_PANEL; l++)
-                    sum[l] += w[c][l] * x[b * 32 + c];
-            for (size_t l = 0; l < XM_PANEL; l++) {
-                float w_scale = xm_f16_to_f32(((const uint16_t *)(const void *)block)[l]);
-                acc[l] = fmaf((float)sum[l], w_scale * x_scales[b], acc[l]);
-            }
+            unpack_part(&coding, &at, block, block + at.head_bytes + p * at.part_bytes, &part);
+            add_part(&coding, &part, x + c, x_scales[c / 32], acc);
         }
         write_outputs(job, i, acc);
     }
@@ -135,15 +175,30 @@ static void panel_blocks(const xm_panel_job *job, block_fn unpack, size_t block_
 
 static void panel_q8_0(const xm_panel_job *job)
 {
-    panel_blocks(job, block_q8_0, 2 * XM_PANEL + 32 * XM_PANEL);
+    panel_blocks(job, XM_TYPE_Q8_0);
 }
 
 static void panel_q4_0(const xm_panel_job *job)
 {
-    panel_blocks(job, block_q4_0, 2 * XM_PANEL + 16 * XM_PANEL);
+    panel_blocks(job, XM_TYPE_Q4_0);
 }
 
-static void quantize_i16(const float *x, size_t count, int16_t *q, float *scales)
+static void panel_q4_1(const xm_panel_job *job)
+{
+    panel_blocks(job, XM_TYPE_Q4_1);
+}
+
+static void panel_q5_0(const xm_panel_job *job)
+{
+    panel_blocks(job, XM_TYPE_Q5_0);
+}
+
+static void panel_q5_1(const xm_panel_job *job)
+{
+    panel_blocks(job, XM_TYPE_Q5_1);
+}
+
+static void quantize_i16(const float *x, size_t count, int16_t *q, float *scales, int32_t *sums)
 {
     for (size_t b = 0; b < count / 32; b++, x += 32, q += 32) {
         float largest = 0.0f;
@@ -164,15 +219,9 @@ static void quantize_i16(const float *x, size_t count, int16_t *q, float *scales
             for (size_t i = 0; i < 32; i++)
                 q[i] = (int16_t)rintf(x[i] * (1.0f / scales[b]));
         }
-    }
-}
-
-static void block_sums(const int16_t *q, size_t count, int32_t *sums)
-{
-    for (size_t b = 0; b < count / 32; b++) {
-        sums[b] = 0;
+        sums[2 * b] = sums[2 * b + 1] = 0;
         for (size_t i = 0; i < 32; i++)
-            sums[b] += q[b * 32 + i];
+            sums[2 * b + i / 16] += q[i];
     }
 }
 
@@ -327,13 +376,18 @@ static void attention_f16(const xm_attention_job *job)
 
 const xm_kernels xm_kernels_scalar = {
     .name = "scalar",
-    .panel_f32 = panel_f32,
-    .panel_f16 = panel_f16,
-    .panel_bf16 = panel_bf16,
-    .panel_q8_0 = panel_q8_0,
-    .panel_q4_0 = panel_q4_0,
+    .panels =
+        {
+            [XM_TYPE_F32] = panel_f32,
+            [XM_TYPE_F16] = panel_f16,
+            [XM_TYPE_BF16] = panel_bf16,
+            [XM_TYPE_Q8_0] = panel_q8_0,
+            [XM_TYPE_Q4_0] = panel_q4_0,
+            [XM_TYPE_Q4_1] = panel_q4_1,
+            [XM_TYPE_Q5_0] = panel_q5_0,
+            [XM_TYPE_Q5_1] = panel_q5_1,
+        },
     .quantize_i16 = quantize_i16,
-    .block_sums = block_sums,
     .attention_f32 = attention_f32,
     .attention_f16 = attention_f16,
     .softmax = softmax,

@@ -11,16 +11,21 @@
 void XM_VARIANT(xm_panel_f32)(const xm_panel_job *job);
 void XM_VARIANT(xm_panel_f16)(const xm_panel_job *job);
 void XM_VARIANT(xm_panel_bf16)(const xm_panel_job *job);
+
+/* matmul_legacy_simd.c */
 void XM_VARIANT(xm_panel_q8_0)(const xm_panel_job *job);
 void XM_VARIANT(xm_panel_q4_0)(const xm_panel_job *job);
+void XM_VARIANT(xm_panel_q4_1)(const xm_panel_job *job);
+void XM_VARIANT(xm_panel_q5_0)(const xm_panel_job *job);
+void XM_VARIANT(xm_panel_q5_1)(const xm_panel_job *job);
 
 /* attention_simd.c */
 void XM_VARIANT(xm_attention_f32)(const xm_attention_job *job);
 void XM_VARIANT(xm_attention_f16)(const xm_attention_job *job);
 
 /* elementwise_simd.c */
-void XM_VARIANT(xm_quantize_i16)(const float *x, size_t count, int16_t *q, float *scales);
-void XM_VARIANT(xm_block_sums)(const int16_t *q, size_t count, int32_t *sums);
+void XM_VARIANT(xm_quantize_i16)(const float *x, size_t count, int16_t *q, float *scales,
+                                 int32_t *sums);
 void XM_VARIANT(xm_softmax)(float *x, size_t count);
 float XM_VARIANT(xm_log_sum_exp)(const float *x, size_t count);
 void XM_VARIANT(xm_layer_norm)(const float *x, const float *weight, const float *bias,

@@ -9,13 +9,18 @@
 
 const xm_kernels XM_VARIANT(xm_kernels) = {
     .name = TEXT(XM_ISA),
-    .panel_f32 = XM_VARIANT(xm_panel_f32),
-    .panel_f16 = XM_VARIANT(xm_panel_f16),
-    .panel_bf16 = XM_VARIANT(xm_panel_bf16),
-    .panel_q8_0 = XM_VARIANT(xm_panel_q8_0),
-    .panel_q4_0 = XM_VARIANT(xm_panel_q4_0),
+    .panels =
+        {
+            [XM_TYPE_F32] = XM_VARIANT(xm_panel_f32),
+            [XM_TYPE_F16] = XM_VARIANT(xm_panel_f16),
+            [XM_TYPE_BF16] = XM_VARIANT(xm_panel_bf16),
+            [XM_TYPE_Q8_0] = XM_VARIANT(xm_panel_q8_0),
+            [XM_TYPE_Q4_0] = XM_VARIANT(xm_panel_q4_0),
+            [XM_TYPE_Q4_1] = XM_VARIANT(xm_panel_q4_1),
+            [XM_TYPE_Q5_0] = XM_VARIANT(xm_panel_q5_0),
+            [XM_TYPE_Q5_1] = XM_VARIANT(xm_panel_q5_1),
+        },
     .quantize_i16 = XM_VARIANT(xm_quantize_i16),
-    .block_sums = XM_VARIANT(xm_block_sums),
     .attention_f32 = XM_VARIANT(xm_attention_f32),
     .attention_f16 = XM_VARIANT(xm_attention_f16),
     .softmax = XM_VARIANT(xm_softmax),

@@ -111,12 +111,11 @@ static xmoe_status check_type(const xm_loader *loader, const char *name,
                               const xm_gguf_tensor *tensor, const xm_weight_traits *type,
                               xmoe_error *error)
 {
-    char problem[160];
+    char problem[256];
     if (tensor->traits == NULL) {
         snprintf(problem, sizeof problem,
-                 "has type number %u, which this engine does not read (it reads F32, F16, BF16, "
-                 "Q8_0 and Q4_0)",
-                 tensor->type_number);
+                 "has type number %u, which this engine does not read (it reads %s)",
+                 tensor->type_number, xm_weight_type_names());
         return fail_tensor(loader, name, problem, error);
     }
     if (type != NULL && tensor->traits != type) {
@@ -303,8 +302,8 @@ static void run_pack_task(void *context, int32_t index, int32_t thread)
     const xm_gguf_tensor *tensor = item->tensor;
     uint8_t *out = region->weights + item->offset + task->matrix * item->stride;
     if (item->matrices == NULL) {
-        tensor->traits->to_f32(tensor->data, (float *)(void *)out,
-                               (size_t)(tensor->shape[0] * tensor->shape[1]));
+        xm_weights_to_f32(tensor->traits, tensor->data, (float *)(void *)out,
+                          (size_t)(tensor->shape[0] * tensor->shape[1]));
         return;
     }
     const xm_matrix *matrix = item->matrices;

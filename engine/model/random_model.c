@@ -202,7 +202,8 @@ static void make_piece(void *context, int32_t task, int32_t thread)
 
     for (size_t i = 0; i < count; i++)
         values[i] = all->tensor->mean + all->tensor->deviation * draw(all->key, from + i);
-    all->traits->from_f32(values, all->out + blocks * all->traits->block_bytes, count);
+    xm_weights_from_f32(all->traits, values, NULL, all->out + blocks * all->traits->block_bytes,
+                        count);
 }
 
 static xmoe_status write_tensor(random_file *file, size_t index, uint64_t *done, xmoe_error *error)

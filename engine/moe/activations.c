@@ -3,7 +3,7 @@
 
 #include "base/memory.h"
 
-enum { BLOCK = 32 };
+enum { BLOCK = 32, HALF = BLOCK / 2 }; /* columns of a scale, and of a sum */
 
 bool xm_activations_create(size_t rows, size_t columns, xm_activations *activations)
 {
@@ -16,7 +16,9 @@ bool xm_activations_create(size_t rows, size_t columns, xm_activations *activati
     activations->f32 = xm_calloc_aligned(count, sizeof *activations->f32);
     activations->i16 = xm_calloc_aligned(count, sizeof *activations->i16);
     activations->scales = xm_calloc_aligned(count / BLOCK, sizeof *activations->scales);
-    if (activations->f32 != NULL && activations->i16 != NULL && activations->scales != NULL)
+    activations->sums = xm_calloc_aligned(count / HALF, sizeof *activations->sums);
+    if (activations->f32 != NULL && activations->i16 != NULL && activations->scales != NULL &&
+        activations->sums != NULL)
         return true;
     xm_activations_free(activations);
     return false;
@@ -27,6 +29,7 @@ void xm_activations_free(xm_activations *activations)
     xm_free(activations->f32);
     xm_free(activations->i16);
     xm_free(activations->scales);
+    xm_free(activations->sums);
     *activations = (xm_activations){0};
 }
 
@@ -36,5 +39,5 @@ void xm_activations_quantize(const xm_kernels *kernels, const xm_activations *ac
     size_t start = row * activations->stride + first;
     size_t count = (last - first + BLOCK - 1) / BLOCK * BLOCK;
     kernels->quantize_i16(activations->f32 + start, count, activations->i16 + start,
-                          activations->scales + start / BLOCK);
+                          activations->scales + start / BLOCK, activations->sums + start / HALF);
 }

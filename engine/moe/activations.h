@@ -6,7 +6,7 @@
 
 #include "kernels/kernels.h"
 
-/* All three forms of rows * columns values, zeroed. False without memory (nothing is kept). */
+/* Both forms of rows * columns values, zeroed. False without memory (nothing is kept). */
 bool xm_activations_create(size_t rows, size_t columns, xm_activations *activations);
 void xm_activations_free(xm_activations *activations);
 

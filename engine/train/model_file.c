@@ -190,7 +190,7 @@ xmoe_status xm_model_file_read(const xm_gguf *file, const xm_network *network, f
                                "%s: dimension %d is %llu, this network has %llu", p->name, j,
                                (unsigned long long)tensor->shape[j],
                                (unsigned long long)p->shape[j]);
-        tensor->traits->to_f32(tensor->data, parameters + p->offset, p->count);
+        xm_weights_to_f32(tensor->traits, tensor->data, parameters + p->offset, p->count);
     }
     return XMOE_OK;
 }
