@@ -20,6 +20,7 @@ class HeatMap {
     this.picked = false;
     this.frame = 0;
     new ResizeObserver(() => this.resize()).observe(root);
+    this.watchRatio();
     root.addEventListener('pointermove', (event) => this.point(event));
     root.addEventListener('pointerdown', (event) => this.point(event));
     root.addEventListener('pointerleave', () => document.activeElement !== root && this.unpick());
@@ -57,6 +58,14 @@ class HeatMap {
     this.wake();
   }
 
+  /* Zoom, or a window moved to another screen, changes the ratio alone. */
+  watchRatio() {
+    matchMedia(`(resolution: ${devicePixelRatio}dppx)`).addEventListener('change', () => {
+      this.resize();
+      this.watchRatio();
+    }, {once: true});
+  }
+
   resize() {
     const width = this.root.clientWidth, count = this.layers.length;
     if (!width || !count)
@@ -66,7 +75,7 @@ class HeatMap {
     this.axis = 22;
     this.pitchX = (width - this.gutter) / this.experts;
     this.pitchY = Math.max(18, Math.min(72, Math.floor(480 / count)));
-    this.gap = this.pitchX >= 5 ? 1 : 0;
+    this.gap = this.pitchX >= 5 ? Math.round(ratio) : 0; /* device pixels between cells */
     const height = this.axis + this.pitchY * count;
     this.canvas.width = Math.round(width * ratio);
     this.canvas.height = Math.round(height * ratio);
@@ -114,9 +123,9 @@ class HeatMap {
     const ratio = devicePixelRatio || 1;
     const snap = (place) => Math.round(place * ratio) / ratio;
     const row = Math.floor(cell / this.experts), column = cell % this.experts;
-    const x = snap(this.gutter + column * this.pitchX), y = this.axis + row * this.pitchY;
-    const width = snap(this.gutter + (column + 1) * this.pitchX) - x - this.gap;
-    const height = this.pitchY - 1;
+    const x = snap(this.gutter + column * this.pitchX), y = snap(this.axis + row * this.pitchY);
+    const width = snap(this.gutter + (column + 1) * this.pitchX) - x - this.gap / ratio;
+    const height = snap(this.axis + (row + 1) * this.pitchY) - y - Math.round(ratio) / ratio;
     context.clearRect(x, y, width, height);
     if (level >= 0) {
       context.fillStyle = colours[level];
@@ -197,7 +206,7 @@ class HeatMap {
     if (!this.picked)
       return;
     const style = this.cursor.style;
-    style.width = `${this.pitchX - this.gap + 4}px`;
+    style.width = `${this.pitchX + 3}px`;
     style.height = `${this.pitchY + 3}px`;
     style.transform = `translate(${this.gutter + this.column * this.pitchX - 2}px, ${this.axis + this.row * this.pitchY - 2}px)`;
   }

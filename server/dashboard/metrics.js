@@ -16,7 +16,7 @@ function parseMetrics(text, names) {
   return found;
 }
 
-const histogramNames = ['xmoe_time_to_first_token_seconds_bucket', 'xmoe_inter_token_latency_seconds_bucket'];
+const histogramNames = ['xmoe_time_to_first_token_seconds', 'xmoe_inter_token_latency_seconds'];
 const numberNames = [
   'xmoe_num_requests_running', 'xmoe_num_requests_waiting', 'xmoe_num_sequences_running',
   'xmoe_kv_cache_usage_perc', 'xmoe_kv_blocks_used', 'xmoe_kv_blocks_cached', 'xmoe_kv_blocks',
@@ -25,28 +25,34 @@ const numberNames = [
   'xmoe_active_experts_sum', 'xmoe_active_experts_count', 'process_start_time_seconds'
 ];
 
-/* One reading: {at, numbers: {name: sum}, buckets: {name: {bounds, below}}}. */
+/* One reading: {at, numbers: {name: sum}, histograms: {name: {bounds, below, sum, count}}}. */
 function readMetrics(text) {
-  const found = parseMetrics(text, [...numberNames, ...histogramNames]);
+  const parts = ['bucket', 'sum', 'count'];
+  const found = parseMetrics(text, [...numberNames, ...histogramNames.flatMap((name) => parts.map((part) => `${name}_${part}`))]);
   const numbers = Object.fromEntries(numberNames.map((name) => [name.replace('xmoe_', ''), sum(found[name].map(({value}) => value))]));
-  const buckets = Object.fromEntries(histogramNames.map((name) => [name, {
-    bounds: found[name].map(({labels}) => Number(/le="([^"]*)"/.exec(labels)[1].replace('+Inf', 'Infinity'))),
-    below: found[name].map(({value}) => value)
+  const histograms = Object.fromEntries(histogramNames.map((name) => [name, {
+    bounds: found[`${name}_bucket`].map(({labels}) => Number(/le="([^"]*)"/.exec(labels)[1].replace('+Inf', 'Infinity'))),
+    below: found[`${name}_bucket`].map(({value}) => value),
+    sum: found[`${name}_sum`][0]?.value ?? 0,
+    count: found[`${name}_count`][0]?.value ?? 0
   }]));
-  return {at: performance.now() / 1000, numbers, buckets};
+  return {at: performance.now() / 1000, numbers, histograms};
 }
 
-/* The median of what was counted between two readings, from its bucket as Prometheus does it; null
- * where nothing was. */
-function medianBetween(name, now, then) {
-  const {bounds, below} = now.buckets[name], before = then.buckets[name].below;
-  const counts = below.map((count, i) => count - (before[i] ?? 0));
-  const total = counts[counts.length - 1] ?? 0;
-  if (!(total > 0))
+/* The middle of what was counted between two readings, as [seconds, "median" or "mean"], or null where
+ * nothing was. The median is found in its bucket as Prometheus does it; in the first bucket, which
+ * tells nothing but its bound, the mean stands for it. */
+function middleBetween(name, now, then) {
+  const {bounds, below, sum: total, count} = now.histograms[name], before = then.histograms[name];
+  const added = count - before.count;
+  if (!(added > 0))
     return null;
-  const i = counts.findIndex((count) => count >= total / 2);
-  const low = i ? bounds[i - 1] : 0, under = i ? counts[i - 1] : 0;
+  const counts = below.map((each, i) => each - before.below[i]);
+  const i = counts.findIndex((each) => each >= added / 2);
+  if (i === 0)
+    return [(total - before.sum) / added, 'mean'];
   if (bounds[i] === Infinity)
-    return low;
-  return low + (bounds[i] - low) * (total / 2 - under) / (counts[i] - under);
+    return [bounds[i - 1], 'median'];
+  const part = (added / 2 - counts[i - 1]) / (counts[i] - counts[i - 1]);
+  return [bounds[i - 1] + (bounds[i] - bounds[i - 1]) * part, 'median'];
 }

@@ -64,6 +64,7 @@ $('forget-key').addEventListener('click', () => {
 
 /* Runs until the server is lost: then it throws. */
 async function watchServer(signal, onServing) {
+  await getText('ready', signal);
   const [models, router] = await Promise.all([getJson('v1/models', signal), getJson('v1/router', signal)]);
   const model = models.data[0];
   const first = await getJson('v1/experts/usage', signal);

@@ -3,7 +3,7 @@
  * from differences between readings of /metrics.
  */
 const historyLength = 60; /* readings, two seconds apart */
-const minute = 60; /* seconds over which medians and rates of rare events are taken */
+const minute = 60; /* seconds over which middles and rates of rare events are taken */
 
 class Tile {
   constructor(title, explanation) {
@@ -51,8 +51,8 @@ const tiles = {
   requests: new Tile('Requests running', 'Requests in the running batch, and in the queue'),
   active: new Tile('Experts per token', 'Mean experts that a token took per layer'),
   read: new Tile('Expert weights read', 'Bytes of expert weights read per token: what decoding mostly waits for'),
-  first: new Tile('Time to first token', 'From submission to the first token: the median of the last minute'),
-  next: new Tile('Time per token', 'Between two tokens of a choice: the median of the last minute'),
+  first: new Tile('Time to first token', 'From submission to the first token, in the last minute'),
+  next: new Tile('Time per token', 'Between two tokens of a choice, in the last minute'),
   cache: new Tile('KV cache used', 'Part of the KV cache that running sequences use'),
   prefix: new Tile('Prefix cache hits', 'Part of the prompt tokens that were found in the prefix cache')
 };
@@ -84,11 +84,11 @@ function showLoad(now, rate, delta) {
     `${whole(numbers.kv_blocks_used)} of ${whole(numbers.kv_blocks)} blocks`);
 }
 
-/* Median and rates of the last minute, or since start where that is empty. */
+/* Middles and rates of the last minute, or since start where that is empty. */
 function showLatency(now, then) {
   for (const [tile, name] of [[tiles.first, histogramNames[0]], [tiles.next, histogramNames[1]]]) {
-    const median = medianBetween(name, now, then);
-    tile.show(median, orDash(median, duration), median === null ? 'none in the last minute' : 'median, last minute');
+    const [seconds, kind] = middleBetween(name, now, then) ?? [null];
+    tile.show(seconds, orDash(seconds, duration), kind ? `${kind}, last minute` : 'none in the last minute');
   }
   const change = (name) => now.numbers[name] - then.numbers[name];
   const recent = ratio(change('prefix_cache_hits_total'), change('prefix_cache_queries_total'));

@@ -84,8 +84,7 @@ async function pollUsage(signal) {
 }
 
 async function streamUsage(signal) {
-  let seen = false;
-  showQuiet(null);
+  let seen = false, told = false;
   const path = `v1/experts/usage/stream?interval=${streamEvery}&phase=${view.phase}`;
   for await (const event of events(path, {signal, silence: 10 * streamEvery})) {
     const usage = JSON.parse(event);
@@ -95,23 +94,28 @@ async function streamUsage(signal) {
       showStale();
     else
       showUsage(usage);
-    if (!seen)
+    if (!seen && !told) {
+      told = true;
       showQuiet(await getJson(`v1/experts/usage?phase=${view.phase}`, signal));
+    }
   }
   throw new Unreachable('the stream has ended');
 }
 
-const visible = (signal) => new Promise((resolve, reject) => {
-  const look = () => {
-    if (!document.hidden)
-      resolve();
-    if (!document.hidden || signal.aborted)
-      document.removeEventListener('visibilitychange', look);
-  };
-  document.addEventListener('visibilitychange', look);
-  signal.addEventListener('abort', () => reject(signal.reason), {once: true});
-  look();
-});
+/* Waits until the page can be seen. */
+async function visible(signal) {
+  if (!document.hidden)
+    return;
+  const done = new AbortController();
+  try {
+    await new Promise((resolve, reject) => {
+      document.addEventListener('visibilitychange', () => document.hidden || resolve(), {signal: done.signal});
+      signal.addEventListener('abort', () => reject(signal.reason), {signal: done.signal});
+    });
+  } finally {
+    done.abort();
+  }
+}
 
 /* Keeps the view up to date until signal ends or the server is lost. Hidden pages ask nothing. */
 async function watchUsage(signal) {
@@ -216,20 +220,21 @@ function showStale() {
   setText($('summary'), `Quiet now. This is what ran ${plural(seconds, 'second')} ago.`);
 }
 
+function quietText(total) {
+  if (!map.layers.length)
+    return 'This model has no experts: all its layers are dense.';
+  if (total?.tokens)
+    return `Nothing runs right now. Since start, ${plural(total.tokens, 'token')} went through the experts.`;
+  if (view.source === 'live' || view.source === 'all')
+    return 'Nothing runs yet. Press Run in the playground, or send a request to the API.';
+  return `Nothing ran in the ${view.windowName}.`;
+}
+
 /* Says that nothing runs and what to do; total: the usage since start, or null. */
 function showQuiet(total) {
-  if (!map.layers.length) {
-    $('quiet').hidden = false;
-    $('quiet-button').hidden = true;
-    setText($('quiet-text'), 'This model has no experts: all its layers are dense.');
-    return;
-  }
-  const nothing = !total || total.tokens === 0;
   $('quiet').hidden = view.usage?.tokens > 0;
-  setText($('quiet-text'), nothing
-    ? (view.source === 'live' || view.source === 'all' ? 'Nothing runs yet. Press Run in the playground, or send a request to the API.' : `Nothing ran in the ${view.windowName}.`)
-    : `Nothing runs right now. Since start, ${plural(total.tokens, 'token')} went through the experts.`);
-  $('quiet-button').hidden = view.source === 'all' || (nothing && total !== null);
+  setText($('quiet-text'), quietText(total));
+  $('quiet-button').hidden = !map.layers.length || view.source === 'all' || total?.tokens === 0;
 }
 
 function describeCell(usage, row, expert) {
