@@ -67,38 +67,58 @@ static bool read_request(const xm_exchange *exchange, char *id, xm_problem *prob
     return true;
 }
 
-/* From which record to which. */
+/* What the query asks for: in which form, whose, how many rows (*limit; 0: all). */
+static bool read_query(const xm_exchange *exchange, trace_answer *answer, int64_t *limit,
+                       xm_problem *problem)
+{
+    return read_format(exchange, &answer->format, problem) &&
+           read_request(exchange, answer->id, problem) &&
+           xm_exchange_query_number(exchange, "limit", 1, INT64_C(1) << 53, limit, problem);
+}
+
+/* From which record to which; the reader stands at the oldest. */
 static void choose(trace_answer *answer, xm_expert_trace *trace, int64_t limit)
 {
     xm_trace_ring *ring = xm_expert_trace_ring(trace);
-    answer->end = xm_trace_ring_newest(ring).at;
+    xm_trace_match_fn match = answer->id[0] ? xm_trace_record_is_of : NULL;
     if (limit > 0)
-        answer->reader.cursor = xm_trace_ring_last(
-            ring, (uint64_t)limit, answer->id[0] ? xm_trace_record_is_of : NULL, answer->id);
+        answer->reader.cursor =
+            xm_trace_ring_last(ring, (uint64_t)limit, match, answer->id, &answer->end);
+    else
+        answer->end = xm_trace_ring_newest(ring).at;
+}
+
+/* NULL with a problem. */
+static trace_answer *create(const xm_exchange *exchange, xm_problem *problem)
+{
+    xm_expert_trace *trace = exchange->server->trace;
+    int64_t limit = 0;
+    trace_answer *answer = calloc(1, sizeof *answer);
+    bool memory = answer && xm_trace_reader_open(trace, &answer->reader);
+    if (!memory)
+        xm_problem_set(problem, 503, "out_of_memory", NULL, "out of memory");
+    if (memory && read_query(exchange, answer, &limit, problem)) {
+        choose(answer, trace, limit);
+        return answer;
+    }
+    if (answer)
+        release(answer);
+    return NULL;
 }
 
 void xm_api_trace(xm_exchange *exchange)
 {
-    xm_expert_trace *trace = exchange->server->trace;
     xm_problem problem = {0};
-    int64_t limit = 0;
-    trace_answer *answer = calloc(1, sizeof *answer);
-    bool good = answer != NULL;
-    if (exchange->settings->trace_bytes == 0)
-        good = xm_problem_set(&problem, 404, "trace_off", NULL,
-                              "there is no trace: the setting trace.bytes is 0");
-    good = good && read_format(exchange, &answer->format, &problem) &&
-           read_request(exchange, answer->id, &problem) &&
-           xm_exchange_query_number(exchange, "limit", 1, INT64_C(1) << 53, &limit, &problem) &&
-           xm_trace_reader_open(trace, &answer->reader);
-    if (!good) {
-        if (!problem.status)
-            xm_problem_set(&problem, 503, "out_of_memory", NULL, "out of memory");
-        free(answer);
+    trace_answer *answer = NULL;
+    if (exchange->settings->trace_bytes > 0)
+        answer = create(exchange, &problem);
+    else
+        xm_problem_set(&problem, 404, "trace_off", NULL,
+                       "there is no trace: the setting trace.bytes is 0");
+    if (!answer) {
         xm_exchange_reply_problem(exchange, &problem);
         return;
     }
-    choose(answer, trace, limit);
     exchange->content_type = answer->format == XM_TRACE_CSV ? "text/csv; charset=utf-8"
                                                             : "application/jsonl; charset=utf-8";
     xm_exchange_stream(exchange, &trace_kind, answer);

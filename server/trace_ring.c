@@ -195,10 +195,11 @@ static bool matches(const xm_trace_ring *ring, uint64_t place, uint32_t length,
 }
 
 xm_trace_cursor xm_trace_ring_last(xm_trace_ring *ring, uint64_t rows, xm_trace_match_fn match,
-                                   const void *context)
+                                   const void *context, uint64_t *end)
 {
     lock_to_read(ring);
     xm_trace_cursor first = {.at = ring->newest, .row = ring->rows};
+    *end = ring->newest;
     uint64_t place = ring->newest, found = 0;
     for (int steps = 1; place > ring->oldest; steps++) {
         uint32_t length;

@@ -60,9 +60,9 @@ typedef bool (*xm_trace_match_fn)(const void *bytes, size_t length, const void *
 #define XM_TRACE_PEEK 128
 
 /* A cursor at the first of the newest records that match and have at most so many rows together;
- * match may be NULL: all. */
+ * match may be NULL: all. *end gets the place behind the newest of that moment. */
 xm_trace_cursor xm_trace_ring_last(xm_trace_ring *ring, uint64_t rows, xm_trace_match_fn match,
-                                   const void *context);
+                                   const void *context, uint64_t *end);
 
 /* Waits until rows that the cursor has not read fill half of the ring, or so many milliseconds have
  * passed, or a wake. One thread at a time. */

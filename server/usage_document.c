@@ -79,30 +79,49 @@ static bool read_number(const cJSON *object, const char *where, const char *key,
                             maximum);
 }
 
-/* An array of exactly so many numbers: whole ones into counts, or any into weights (the other is
- * NULL). */
-static bool read_array(const cJSON *layer, const char *where, const char *key, int32_t length,
-                       uint64_t *counts, double *weights, xm_problem *problem)
+/* The array of exactly so many items, or NULL with a problem; path gets its own. */
+static const cJSON *find_array(const cJSON *layer, const char *where, const char *key,
+                               int32_t length, char path[FIELD_PATH], xm_problem *problem)
+{
+    snprintf(path, FIELD_PATH, "%s.%s", where, key);
+    const cJSON *array = cJSON_GetObjectItemCaseSensitive(layer, key);
+    if (cJSON_IsArray(array) && cJSON_GetArraySize(array) == length)
+        return array;
+    xm_problem_field(problem, path, "'%s' must be an array of %" PRId32 " numbers", path, length);
+    return NULL;
+}
+
+static bool read_counts(const cJSON *layer, const char *where, const char *key, int32_t length,
+                        uint64_t *counts, xm_problem *problem)
 {
     char path[FIELD_PATH];
-    snprintf(path, sizeof path, "%s.%s", where, key);
-    const cJSON *array = cJSON_GetObjectItemCaseSensitive(layer, key);
-    if (!cJSON_IsArray(array) || cJSON_GetArraySize(array) != length)
-        return xm_problem_field(problem, path, "'%s' must be an array of %" PRId32 " numbers", path,
-                                length);
+    const cJSON *array = find_array(layer, where, key, length, path, problem);
+    if (!array)
+        return false;
     int32_t i = 0;
     for (const cJSON *item = array->child; item; item = item->next, i++) {
         int64_t count = 0;
-        if (counts && !xm_json_whole(item, 0, COUNT_LIMIT, &count))
+        if (!xm_json_whole(item, 0, COUNT_LIMIT, &count))
             return xm_problem_field(problem, path,
                                     "'%s[%" PRId32 "]' must be a whole number from 0 to %" PRId64,
                                     path, i, COUNT_LIMIT);
-        if (weights && !cJSON_IsNumber(item))
+        counts[i] = (uint64_t)count;
+    }
+    return true;
+}
+
+static bool read_weights(const cJSON *layer, const char *where, int32_t length, double *weights,
+                         xm_problem *problem)
+{
+    char path[FIELD_PATH];
+    const cJSON *array = find_array(layer, where, "weights", length, path, problem);
+    if (!array)
+        return false;
+    int32_t i = 0;
+    for (const cJSON *item = array->child; item; item = item->next, i++) {
+        if (!cJSON_IsNumber(item))
             return xm_problem_field(problem, path, "'%s[%" PRId32 "]' must be a number", path, i);
-        if (counts)
-            counts[i] = (uint64_t)count;
-        else
-            weights[i] = item->valuedouble;
+        weights[i] = item->valuedouble;
     }
     return true;
 }
@@ -146,10 +165,9 @@ static bool read_layer(const cJSON *tree, const char *where, int32_t number, pha
                                 " experts; in this model layer %" PRId32 " with %" PRId32
                                 " experts comes there",
                                 where, layer, given, number, phase->experts);
-    if (!read_array(tree, where, "active_histogram", phase->experts + 1, histogram, NULL,
-                    problem) ||
-        !read_array(tree, where, "counts", phase->experts, counts, NULL, problem) ||
-        !read_array(tree, where, "weights", phase->experts, NULL, weights, problem) ||
+    if (!read_counts(tree, where, "active_histogram", phase->experts + 1, histogram, problem) ||
+        !read_counts(tree, where, "counts", phase->experts, counts, problem) ||
+        !read_weights(tree, where, phase->experts, weights, problem) ||
         !read_number(tree, where, "steps", COUNT_LIMIT, &steps, problem) ||
         !read_number(tree, where, "distinct", COUNT_LIMIT, &distinct, problem))
         return false;

@@ -136,6 +136,7 @@ static void the_last_rows_are_found(void **state)
         xm_trace_ring_append(ring, &record, 1);
     }
     uint32_t oldest, first, last;
+    uint64_t end = 0;
     xm_trace_cursor cursor = xm_trace_ring_oldest(ring);
     read_all(ring, &cursor, &oldest, &last);
     for (uint64_t limit = 1; limit < 400; limit += 7) {
@@ -150,7 +151,8 @@ static void the_last_rows_are_found(void **state)
                     break;
                 wanted = number;
             }
-            cursor = xm_trace_ring_last(ring, limit, even ? is_even : NULL, NULL);
+            cursor = xm_trace_ring_last(ring, limit, even ? is_even : NULL, NULL, &end);
+            assert_true(end == xm_trace_ring_newest(ring).at);
             size_t count = read_all(ring, &cursor, &first, &last);
             assert_int_equal(count, 1000 - wanted);
             assert_true(count == 0 || first == wanted);
