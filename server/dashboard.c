@@ -45,42 +45,49 @@ extern const char xm_dashboard_style[] __attribute__((visibility("hidden")));
 extern const char xm_dashboard_script[] __attribute__((visibility("hidden")));
 extern const char xm_dashboard_end[] __attribute__((visibility("hidden")));
 
-static void add_range(xm_text *out, const char *begin, const char *end)
+/* What stands where the page has "{{...}}". */
+typedef struct {
+    const char *place;
+    const char *text;
+    size_t length;
+} part;
+
+static size_t span(const char *begin, const char *end)
 {
-    xm_text_add(out, begin, (size_t)((uintptr_t)end - (uintptr_t)begin));
+    return (size_t)((uintptr_t)end - (uintptr_t)begin);
 }
 
-static bool is_at(const char *text, const char *end, const char *word)
+/* The part whose place begins at text, or NULL. */
+static const part *find_part(const part *parts, size_t count, const char *text, size_t length)
 {
-    size_t length = strlen(word);
-    return (size_t)(end - text) >= length && memcmp(text, word, length) == 0;
+    for (size_t i = 0; i < count; i++) {
+        size_t size = strlen(parts[i].place);
+        if (size <= length && memcmp(text, parts[i].place, size) == 0)
+            return &parts[i];
+    }
+    return NULL;
 }
 
 void xm_dashboard_write(const char *nonce, xm_text *out)
 {
-    const char *end = xm_dashboard_style;
-    for (const char *at = xm_dashboard_page; at < end;) {
-        const char *place = memchr(at, '{', (size_t)(end - at));
-        if (!place)
-            place = end;
-        add_range(out, at, place);
-        at = place;
-        if (is_at(at, end, "{{nonce}}")) {
-            xm_text_puts(out, nonce);
-            at += strlen("{{nonce}}");
-        } else if (is_at(at, end, "{{version}}")) {
-            xm_text_puts(out, xmoe_version());
-            at += strlen("{{version}}");
-        } else if (is_at(at, end, "{{style}}")) {
-            add_range(out, xm_dashboard_style, xm_dashboard_script);
-            at += strlen("{{style}}");
-        } else if (is_at(at, end, "{{script}}")) {
-            add_range(out, xm_dashboard_script, xm_dashboard_end);
-            at += strlen("{{script}}");
-        } else if (at < end) {
-            xm_text_add(out, at++, 1);
-        }
+    const part parts[] = {
+        {"{{nonce}}", nonce, strlen(nonce)},
+        {"{{version}}", xmoe_version(), strlen(xmoe_version())},
+        {"{{style}}", xm_dashboard_style, span(xm_dashboard_style, xm_dashboard_script)},
+        {"{{script}}", xm_dashboard_script, span(xm_dashboard_script, xm_dashboard_end)}};
+    const char *page = xm_dashboard_page;
+    size_t length = span(xm_dashboard_page, xm_dashboard_style), done = 0;
+    for (size_t at = 0; at < length; at++) {
+        const part *found =
+            page[at] == '{' ? find_part(parts, sizeof parts / sizeof *parts, page + at, length - at)
+                            : NULL;
+        if (!found)
+            continue;
+        xm_text_add(out, page + done, at - done);
+        xm_text_add(out, found->text, found->length);
+        done = at + strlen(found->place);
     }
+    xm_text_add(out, page + done, length - done);
 }
 
 static bool make_nonce(char nonce[33])
