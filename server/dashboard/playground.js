@@ -21,6 +21,7 @@ class Side {
     this.text.setAttribute('aria-label', `Text of ${name}. Arrow keys go from token to token.`);
     this.tokens = [];
     this.picked = -1;
+    this.frame = null;
     this.slider.addEventListener('input', () => this.showDial());
     this.rule.addEventListener('change', () => this.setRule());
     this.own.addEventListener('click', () => {
@@ -33,13 +34,16 @@ class Side {
     this.text.addEventListener('keydown', (event) => this.press(event));
     this.text.addEventListener('pointerover', (event) => event.target.token && this.pick(this.tokens.indexOf(event.target.token), false));
     this.text.addEventListener('blur', () => this.pick(-1, false));
+    this.text.addEventListener('scroll', () => {
+      this.atEnd = this.text.scrollTop + this.text.clientHeight >= this.text.scrollHeight - 30;
+    });
     $('sides').append(this.root);
   }
 
   /* --- the dial --- */
 
-  /* The server's default routing and the number of experts; part: the dial's first value as a part
-   * of the default threshold. */
+  /* The model's own routing and the number of experts; part: the dial's first value as a part of the
+   * model's own. */
   setModel(router, experts, part) {
     const first = !this.router;
     this.router = router;
@@ -77,7 +81,7 @@ class Side {
       const least = Number(this.slider.min), most = Number(this.slider.max);
       this.own.style.setProperty('--at', Math.max(0, (own - least) / (most - least)));
       setText(this.own, `model’s own ${Number(own.toPrecision(3))}`);
-      this.own.title = 'set the dial to the server’s default';
+      this.own.title = 'set the dial to what the model was trained with';
     }
   }
 
@@ -105,10 +109,21 @@ class Side {
     this.placed = 0; /* tokens whose text is complete */
     this.total = null;
     this.result = null;
+    this.atEnd = true;
     this.pick(-1, false);
     this.text.replaceChildren();
     for (const part of [this.mean, this.bytes, this.speed, this.time])
       setText(part, '–');
+  }
+
+  /* Scrolls to the newest line, unless the reader has scrolled away; once per frame, for it costs a
+   * layout. */
+  follow() {
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = null;
+      if (this.atEnd)
+        this.text.scrollTop = this.text.scrollHeight;
+    });
   }
 
   /* Tokens are given with the offset of their text in characters; text that a token began may come
@@ -166,8 +181,11 @@ class Side {
       if (!token || layers.includes(null))
         return;
       token.layers = layers.map((experts, m) => ({layer: routed.layers[m], experts}));
-      token.active = sum(layers.map((experts) => experts.length)) / layers.length;
-      this.colour(token);
+      const active = sum(layers.map((experts) => experts.length)) / layers.length;
+      const known = Math.abs(token.active - active) < 1e-9;
+      token.active = active;
+      if (!known)
+        this.colour(token);
     });
   }
 
@@ -271,7 +289,6 @@ const playground = {
       const chunk = JSON.parse(event), choice = chunk.choices?.[0];
       if (chunk.error)
         throw new Refused(0, chunk.error.message);
-      const follow = side.text.scrollTop + side.text.clientHeight >= side.text.scrollHeight - 30;
       if (choice) {
         side.addTokens(choice);
         if (choice.routed_experts)
@@ -283,8 +300,7 @@ const playground = {
         side.showTimings(chunk.timings, true);
       else if (chunk.timings)
         side.addTimings(chunk.timings);
-      if (follow)
-        side.text.scrollTop = side.text.scrollHeight;
+      side.follow();
     }
     throw new Unreachable('the answer broke off');
   },

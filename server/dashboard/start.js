@@ -29,7 +29,7 @@ function showModel(model, router) {
   setText($('model'), model.id);
   setText($('shape'), `${plural(shape.moe_layers, 'MoE layer')} × ${shape.experts} experts, ${scaled(shape.parameters, 1000, ['', ' k', ' M', ' G']).join('')} parameters, ${model.quantization}`);
   setText($('router'), describeRouter(router));
-  playground.setModel(router, shape.experts, shape.context_length);
+  playground.setModel(model.router, shape.experts, shape.context_length);
 }
 
 /* --- the key --- */

@@ -180,7 +180,7 @@ function showMark(place, text) {
 function showSummary(usage) {
   const {summary} = usage, experts = usage.layers[0]?.experts ?? 0;
   if (!usage.tokens) {
-    setText($('summary'), `No token, ${view.windowName}.`);
+    setText($('summary'), `No token ${view.source === 'all' ? '' : 'in the '}${view.windowName}.`);
     return;
   }
   const parts = [[whole(usage.tokens)], ` token${usage.tokens === 1 ? '' : 's'}, each with `,
