@@ -253,6 +253,7 @@ def set_dial(page, name, value):
 def playground_streams(page, server):
     """Two columns at once, each with the text and experts that the API gives for its threshold."""
     page.open(server)
+    assert page.text("#side-B .own") == "model’s own 0.7"
     set_dial(page, "A", 0.8)
     set_dial(page, "B", 0.4)
     page.js("""window.growth = {A: 0, B: 0};
