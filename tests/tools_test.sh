@@ -318,8 +318,8 @@ def counts(trace, layer, experts):
 sys.exit(0 if eval("(" + sys.argv[1] + ")") else 1)
 PYTHON
 }
-for _ in 1 2 3 4 5 6; do
-    printf 'the cat and the hat and %s\n<|endoftext|>\n' $RANDOM
+for number in 1 22 333 4444 55555 666666; do # each fits one window
+    printf 'the cat and the hat and %s\n<|endoftext|>\n' $number
 done >"$work/short.txt"
 
 trace_forms() {
@@ -333,7 +333,7 @@ trace_forms() {
                    for c in p.layers.values()) for p in t[0])' "$work/t.csv" "$work/t.xmt" &&
         trace 'all(counts(t[0], l["layer"], 8) == l["counts"] == counts(t[1], l["layer"], 8)
                    for l in r["results"][0]["expert_usage"]["layers"])' "$work/t.csv" "$work/t.xmt" &&
-        [ "$(($(stat -c %s "$work/t.csv") / $(stat -c %s "$work/t.xmt")))" -ge 5 ]
+        [ "$(($(stat -c %s "$work/t.csv") / $(stat -c %s "$work/t.xmt")))" -ge 4 ]
 }
 trace_overlap() {
     # Windows overlap; every position of each document is there once, in order, whoever came first.
