@@ -4,6 +4,7 @@
 #include "keeper.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -61,7 +62,10 @@ static bool restore(const xm_keeper *keeper, char *message, size_t size)
     bool good =
         xm_usage_document_load(server->model, keeper->path, &document, fault, sizeof fault) &&
         add_to_engine(server, keeper->path, &document, fault, sizeof fault);
-    if (!good)
+    if (good)
+        xm_log_line(XM_LOG_INFO, "expert usage goes on from %s: %" PRIu64 " tokens", keeper->path,
+                    document.phases[XMOE_PHASE_ALL]->tokens);
+    else
         snprintf(message, size, "setting 'usage.file': %s", fault);
     xm_usage_document_free(&document);
     return good;
