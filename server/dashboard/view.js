@@ -149,15 +149,23 @@ function shares(layer) {
   return numbers.map((number) => (total > 0 ? number / total : 0));
 }
 
+/* Bends a scale from 0 to 1 so that the even share gets the middle colour: a balanced layer looks
+ * balanced. Not beyond the power 0.4, however busy one expert is. */
+function bentScale(even) {
+  const power = even < 1 ? Math.max(0.4, Math.log(0.5) / Math.log(even)) : 1;
+  return (part) => part ** power;
+}
+
 function showShares(usage) {
   const parts = usage.layers.map(shares).flat();
-  const most = Math.max(0, ...parts), experts = usage.layers[0]?.experts ?? 1;
   const counts = usage.layers.flatMap((layer) => layer.counts);
-  /* The square root shows differences among the rarely used too. */
-  map.setValues(parts.map((part, i) => (counts[i] ? Math.sqrt(part / most) : -1)), 'share');
+  const even = 1 / (usage.layers[0]?.experts ?? 1);
+  const end = Math.min(1, Math.max(2 * even, ...parts));
+  const place = bentScale(even / end);
+  map.setValues(parts.map((part, i) => (counts[i] ? place(part / end) : -1)), 'share');
   setText($('legend-low'), '0');
-  setText($('legend-high'), most > 0 ? `${percent(most)} of its layer’s ${view.scale === 'share' ? 'choices' : 'weight'}` : 'nothing yet');
-  showMark(most > 0 ? Math.sqrt(1 / experts / most) : 2, `even: ${percent(1 / experts)}`);
+  setText($('legend-high'), `${percent(end)} of its layer’s ${view.scale === 'share' ? 'choices' : 'weight'}`);
+  showMark(place(even / end), `even: ${percent(even)}`);
 }
 
 function showChange(usage) {

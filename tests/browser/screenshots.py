@@ -76,7 +76,6 @@ def main():
             take(page, "heatmap.png", "body", "#experts .legend")
             stop.set()
             page.prefer(prefers_color_scheme="dark")
-            page.js("document.getElementById('order').value = 'turns'")
             page.click("run")
             until(lambda: "fewer experts" in page.text("comparison"), "both texts")
             take(page, "playground.png", "#playground", "#playground")
