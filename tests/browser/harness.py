@@ -52,9 +52,12 @@ class Server:
         self.process = subprocess.Popen(
             [os.path.join(BUILD, "xmoe-server"), "--port", str(self.port), *self.flags],
             stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
-        listening = until(self.find_port, "the server listens")
-        self.port = int(listening)
-        until(self.is_ready, "the server is ready")
+        try:
+            self.port = int(until(self.find_port, "the server listens"))
+            until(self.is_ready, "the server is ready")
+        except BaseException:
+            self.kill()
+            raise
 
     def read_log(self):
         return os.pread(self.log.fileno(), 1 << 20, 0).decode(errors="replace")
