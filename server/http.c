@@ -458,15 +458,17 @@ bool xm_http_start(xm_server *server, char *message, size_t size)
 
 void xm_http_quiesce(xm_server *server)
 {
-    MHD_socket fd = MHD_quiesce_daemon(server->daemon);
-    if (fd != MHD_INVALID_SOCKET)
-        close(fd);
+    server->listener = MHD_quiesce_daemon(server->daemon);
+    if (server->listener != MHD_INVALID_SOCKET)
+        shutdown(server->listener, SHUT_RDWR);
 }
 
 void xm_http_stop(xm_server *server)
 {
     MHD_stop_daemon(server->daemon);
     server->daemon = NULL;
+    if (server->listener != MHD_INVALID_SOCKET)
+        close(server->listener);
 }
 
 void xm_http_send_raw(int fd, int status, const char *code, const char *message, const char *id)

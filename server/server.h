@@ -41,6 +41,8 @@ struct xm_server {
     atomic_bool loaded;
 
     struct MHD_Daemon *daemon;
+    int listener; /* the daemon's socket once it is quiesced, which its threads may still be looking
+                     at: closed after them */
     struct xm_watch *watch;
     uint16_t port;
     uint32_t run_id; /* random, part of generated request ids */
