@@ -232,7 +232,7 @@ void gguf_put_sample(xm_buffer *out, size_t padding)
     xm_buffer_append(out, "\x01\x00", 2);
     gguf_put_array(out, "nothing", GGUF_F64, 0);
     gguf_put_tensor(out, "first.weight", 2, (uint64_t[]){32, 2}, 8, 0);
-    gguf_put_tensor(out, "unread.weight", 1, (uint64_t[]){256}, 12, 96);
+    gguf_put_tensor(out, "unread.weight", 1, (uint64_t[]){256}, 16, 96);
     gguf_put_tensor(out, "second.bias", 1, (uint64_t[]){3}, 0, 288);
     gguf_pad(out, GGUF_ALIGNMENT);
     for (int i = 0; i < 300; i++)

@@ -201,7 +201,8 @@ static void test_broken_tensors(void **state)
         {1, {1000}, 0, 0, "its data (4000 bytes) reaches beyond the end of the file"},
         {1, {8}, 0, 1 << 20, "reaches beyond the end of the file"},
         {1, {8}, 0, UINT64_MAX - 31, "reaches beyond the end of the file"},
-        {1, {1000}, 12, 1 << 20, "reaches beyond the end of the file"},
+        {2, {128, 2}, 12, 0, "its rows of 128 elements are not whole Q4_K blocks of 256"},
+        {1, {1000}, 16, 1 << 20, "reaches beyond the end of the file"},
         {4, {1, 1, 1, UINT64_C(1) << 61}, 0, 0, "beyond the end of the file"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -229,7 +230,7 @@ static void test_tensors_together(void **state)
     expect_refusal(&out, XMOE_ERROR_FORMAT, "tensor 'same' occurs twice");
     put_two_tensors(&out, "a", "b", 0, 64);
     expect_refusal(&out, XMOE_ERROR_FORMAT, "the data of tensors 'a' and 'b' overlap");
-    put_two_tensors(&out, "a", "b", 12, 64); /* of a type whose size is not known */
+    put_two_tensors(&out, "a", "b", 16, 64); /* of a type whose size is not known */
     expect_refusal(&out, XMOE_ERROR_FORMAT, "the data of tensors 'a' and 'b' overlap");
     put_two_tensors(&out, "a", "b", 30, 32);
     expect_refusal(&out, XMOE_ERROR_FORMAT, "overlap");

@@ -321,6 +321,8 @@ static void types_may_be_mixed(void **state)
         for (size_t t = 0; t < types; t++) {
             xmoe_model *model;
             xmoe_error error;
+            if (64 % traits[t].block_elements != 0) /* the width of the model */
+                continue;
             write_bad_model(NULL, &(tensor_edit){.name = names[i], .type = &traits[t]});
             if (load(bad_path, &model, &error) != XMOE_OK)
                 fail_msg("%s", error.message);
@@ -374,11 +376,11 @@ static void unread_type_is_named(void **state)
 {
     (void)state;
     const char *name = "blk.0.attn_output.weight";
-    const uint32_t q4_k = 12;
+    const uint32_t iq2_xxs = 16;
     size_t size;
     uint8_t *bytes = read_file(good_path, &size);
     /* After the name: number of dimensions, two of them, type. */
-    memcpy(find_bytes(bytes, size, name) + strlen(name) + 4 + 16, &q4_k, sizeof q4_k);
+    memcpy(find_bytes(bytes, size, name) + strlen(name) + 4 + 16, &iq2_xxs, sizeof iq2_xxs);
     write_file(bad_path, bytes, size);
     free(bytes);
     assert_refused(name, "");

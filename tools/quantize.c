@@ -24,7 +24,8 @@ int main(int argc, char **argv)
          .argument = "TYPE",
          .type = CLI_STRING,
          .value = &type,
-         .choices = "F32|F16|BF16|Q8_0|Q4_0|Q4_1|Q5_0|Q5_1",
+         .choices = "F32|F16|BF16|Q8_0|Q4_0|Q4_1|Q5_0|Q5_1|Q2_K|Q3_K|Q4_K|Q5_K|Q6_K|IQ4_NL|IQ4_XS|"
+                    "MXFP4",
          .help = "weight type of the matrices in the output"},
         {.name = "quiet", .type = CLI_BOOL, .value = &quiet, .help = "no progress, no summary"},
     };

@@ -21,6 +21,26 @@ XM_BLOCK_TYPE(q4_1);
 XM_BLOCK_TYPE(q5_0);
 XM_BLOCK_TYPE(q5_1);
 
+/* weight_k.c */
+XM_BLOCK_TYPE(q2_k);
+XM_BLOCK_TYPE(q3_k);
+XM_BLOCK_TYPE(q4_k);
+XM_BLOCK_TYPE(q5_k);
+XM_BLOCK_TYPE(q6_k);
+
+/* weight_iq.c */
+XM_BLOCK_TYPE(iq4_nl);
+XM_BLOCK_TYPE(iq4_xs);
+XM_BLOCK_TYPE(mxfp4);
+
+/* weight_search.c: scales, minima and codes of one block with the least error. Groups' integers
+ * are 0 to `most` with minima, `low` to `high` (|low| >= |high|) without; 1 and 1 if groups have
+ * none. Minima are at most 0. Tables of values ascend. */
+void xm_search_with_minima(const xm_weight_coding *coding, int32_t most, const float *values,
+                           const float *importance, xm_weight_block *parts);
+void xm_search_scales(const xm_weight_coding *coding, int32_t low, int32_t high,
+                      const float *values, const float *importance, xm_weight_block *parts);
+
 static inline uint16_t xm_read_u16(const uint8_t *from)
 {
     uint16_t value;

@@ -42,6 +42,10 @@ typedef struct xm_weight_block {
     uint8_t codes[XM_BLOCK_ELEMENTS]; /* by element */
 } xm_weight_block;
 
+/* Tables of values: of IQ4_NL and IQ4_XS, and twice those of FP4 (E2M1). */
+extern const int8_t xm_iq4_values[16];
+extern const int8_t xm_fp4_values[16];
+
 /* For types of blocks; folds where the type is a constant. bits 0 for plain types. */
 static inline __attribute__((always_inline)) xm_weight_coding
 xm_weight_coding_of(xm_weight_type type)
@@ -57,6 +61,29 @@ xm_weight_coding_of(xm_weight_type type)
         return (xm_weight_coding){.elements = 32, .group = 32, .bits = 5, .zero = 16};
     case XM_TYPE_Q5_1:
         return (xm_weight_coding){.elements = 32, .group = 32, .bits = 5, .minimum = true};
+    case XM_TYPE_Q2_K:
+        return (xm_weight_coding){
+            .elements = 256, .group = 16, .bits = 2, .minimum = true, .group_scales = true};
+    case XM_TYPE_Q3_K:
+        return (xm_weight_coding){
+            .elements = 256, .group = 16, .bits = 3, .zero = 4, .group_scales = true};
+    case XM_TYPE_Q4_K:
+        return (xm_weight_coding){
+            .elements = 256, .group = 32, .bits = 4, .minimum = true, .group_scales = true};
+    case XM_TYPE_Q5_K:
+        return (xm_weight_coding){
+            .elements = 256, .group = 32, .bits = 5, .minimum = true, .group_scales = true};
+    case XM_TYPE_Q6_K:
+        return (xm_weight_coding){
+            .elements = 256, .group = 16, .bits = 6, .zero = 32, .group_scales = true};
+    case XM_TYPE_IQ4_NL:
+        return (xm_weight_coding){.elements = 32, .group = 32, .bits = 4, .values = xm_iq4_values};
+    case XM_TYPE_IQ4_XS:
+        return (xm_weight_coding){
+            .elements = 256, .group = 32, .bits = 4, .group_scales = true, .values = xm_iq4_values};
+    case XM_TYPE_MXFP4:
+        return (xm_weight_coding){
+            .elements = 32, .group = 32, .bits = 4, .power_of_two = true, .values = xm_fp4_values};
     default:
         return (xm_weight_coding){0};
     }

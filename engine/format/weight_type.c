@@ -206,9 +206,18 @@ static const xm_weight_traits table[] = {
     {XM_TYPE_Q4_1, "Q4_1", 32, 20, 3, BLOCKS(q4_1)},
     {XM_TYPE_Q5_0, "Q5_0", 32, 22, 8, BLOCKS(q5_0)},
     {XM_TYPE_Q5_1, "Q5_1", 32, 24, 9, BLOCKS(q5_1)},
+    {XM_TYPE_Q2_K, "Q2_K", 256, 84, 10, BLOCKS(q2_k)},
+    {XM_TYPE_Q3_K, "Q3_K", 256, 110, 12, BLOCKS(q3_k)},
+    {XM_TYPE_Q4_K, "Q4_K", 256, 144, 15, BLOCKS(q4_k)},
+    {XM_TYPE_Q5_K, "Q5_K", 256, 176, 17, BLOCKS(q5_k)},
+    {XM_TYPE_Q6_K, "Q6_K", 256, 210, 18, BLOCKS(q6_k)},
+    {XM_TYPE_IQ4_NL, "IQ4_NL", 32, 18, 25, BLOCKS(iq4_nl)},
+    {XM_TYPE_IQ4_XS, "IQ4_XS", 256, 136, 30, BLOCKS(iq4_xs)},
+    {XM_TYPE_MXFP4, "MXFP4", 32, 17, 38, BLOCKS(mxfp4)},
 };
 
-static const char names[] = "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1";
+static const char names[] = "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K "
+                            "IQ4_NL IQ4_XS MXFP4";
 
 enum { TYPES = sizeof table / sizeof *table };
 

@@ -3,8 +3,8 @@
  * to F32. One row per type; nothing else in the engine knows a type's block layout: whoever needs
  * the integers behind the values (kernels/pack.c) gets blocks taken apart (weight_coding.h).
  *
- * Type numbers and block layouts are those of the public GGUF specification; weight_legacy.c says
- * them type by type.
+ * Type numbers and block layouts are those of the public GGUF specification; weight_legacy.c,
+ * weight_k.c and weight_iq.c say them type by type.
  */
 #ifndef XM_FORMAT_WEIGHT_TYPE_H
 #define XM_FORMAT_WEIGHT_TYPE_H
@@ -23,7 +23,15 @@ typedef enum {
     XM_TYPE_Q5_0 = 6,
     XM_TYPE_Q5_1 = 7,
     XM_TYPE_Q8_0 = 8,
+    XM_TYPE_Q2_K = 10,
+    XM_TYPE_Q3_K = 11,
+    XM_TYPE_Q4_K = 12,
+    XM_TYPE_Q5_K = 13,
+    XM_TYPE_Q6_K = 14,
+    XM_TYPE_IQ4_NL = 20,
+    XM_TYPE_IQ4_XS = 23,
     XM_TYPE_BF16 = 30,
+    XM_TYPE_MXFP4 = 39,
 } xm_weight_type; /* numbers as in GGUF files */
 
 enum { XM_TYPE_NUMBERS = 40 }; /* all types are below */

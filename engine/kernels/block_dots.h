@@ -159,7 +159,9 @@ XM_INLINE void xm_block_tile(const xm_panel_job *job, xm_weight_type type, int r
     }
     for (size_t column = 0; column < job->columns; block += at.block_bytes) {
         const uint8_t *part = block + at.head_bytes;
-        xm_lanes scale = xm_lanes_load_f16((const uint16_t *)(const void *)block);
+        xm_lanes scale = coding.power_of_two
+                             ? xm_lanes_load_e8m0(block)
+                             : xm_lanes_load_f16((const uint16_t *)(const void *)block);
         xm_lanes minimum = xm_lanes_set(0.0f);
 
         if (coding.minimum)

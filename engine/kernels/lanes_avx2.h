@@ -109,6 +109,24 @@ XM_INLINE xm_lanes xm_lanes_load_i8(const uint8_t *p)
                       _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
 }
 
+XM_INLINE __m256 xm_e8m0_half(__m128i bytes)
+{
+    __m256i e = _mm256_cvtepu8_epi32(bytes);
+    __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+    __m256i denormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x200000), e);
+    __m256i small = _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e);
+
+    return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, denormal, small));
+}
+
+/* 16 E8M0 exponents e as 2^(e - 128), denormals for 0 and 1 */
+XM_INLINE xm_lanes xm_lanes_load_e8m0(const uint8_t *p)
+{
+    __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)p);
+
+    return (xm_lanes){xm_e8m0_half(bytes), xm_e8m0_half(_mm_srli_si128(bytes, 8))};
+}
+
 /* Rounds to the nearest (even) integers, which must fit int16. */
 XM_INLINE void xm_lanes_store_i16(int16_t *p, xm_lanes x)
 {

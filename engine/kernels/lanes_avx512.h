@@ -77,6 +77,17 @@ XM_INLINE xm_lanes xm_lanes_load_i8(const uint8_t *p)
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
 }
 
+/* 16 E8M0 exponents e as 2^(e - 128), denormals for 0 and 1 */
+XM_INLINE xm_lanes xm_lanes_load_e8m0(const uint8_t *p)
+{
+    __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+    __m512i normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+    __m512i denormal = _mm512_sllv_epi32(_mm512_set1_epi32(0x200000), e);
+    __mmask16 small = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
+
+    return _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, small, denormal));
+}
+
 /* Rounds to the nearest (even) integers, which must fit int16. */
 XM_INLINE void xm_lanes_store_i16(int16_t *p, xm_lanes x)
 {

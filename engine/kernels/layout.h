@@ -24,7 +24,7 @@ typedef struct {
 static inline __attribute__((always_inline)) xm_panel_layout
 xm_panel_layout_of(xm_weight_coding coding)
 {
-    xm_panel_layout at = {.columns = coding.elements, .groups = XM_PART / coding.group};
+    xm_panel_layout at = {.columns = coding.elements, .groups = (size_t)XM_PART / coding.group};
     size_t group_bytes = coding.group_scales ? at.groups * XM_PANEL : 0;
 
     at.parts = at.columns / XM_PART;

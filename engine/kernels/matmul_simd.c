@@ -1,6 +1,6 @@
 /*
  * matmul_simd.c - the panel kernels of plain types: 16 outputs side by side for each of a list of
- * rows. Those of block types: matmul_legacy_simd.c.
+ * rows. Those of block types: matmul_legacy_simd.c, matmul_k_simd.c, matmul_table_simd.c.
  *
  * Rows are taken in tiles that share the loads (and the unpacking) of weights; a panel is small
  * enough to stay in the cache while the tiles pass over it, so it comes from memory once. Each

@@ -198,6 +198,46 @@ static void panel_q5_1(const xm_panel_job *job)
     panel_blocks(job, XM_TYPE_Q5_1);
 }
 
+static void panel_q2_k(const xm_panel_job *job)
+{
+    panel_blocks(job, XM_TYPE_Q2_K);
+}
+
+static void panel_q3_k(const xm_panel_job *job)
+{
+    panel_blocks(job, XM_TYPE_Q3_K);
+}
+
+static void panel_q4_k(const xm_panel_job *job)
+{
+    panel_blocks(job, XM_TYPE_Q4_K);
+}
+
+static void panel_q5_k(const xm_panel_job *job)
+{
+    panel_blocks(job, XM_TYPE_Q5_K);
+}
+
+static void panel_q6_k(const xm_panel_job *job)
+{
+    panel_blocks(job, XM_TYPE_Q6_K);
+}
+
+static void panel_iq4_nl(const xm_panel_job *job)
+{
+    panel_blocks(job, XM_TYPE_IQ4_NL);
+}
+
+static void panel_iq4_xs(const xm_panel_job *job)
+{
+    panel_blocks(job, XM_TYPE_IQ4_XS);
+}
+
+static void panel_mxfp4(const xm_panel_job *job)
+{
+    panel_blocks(job, XM_TYPE_MXFP4);
+}
+
 static void quantize_i16(const float *x, size_t count, int16_t *q, float *scales, int32_t *sums)
 {
     for (size_t b = 0; b < count / 32; b++, x += 32, q += 32) {
@@ -386,6 +426,14 @@ const xm_kernels xm_kernels_scalar = {
             [XM_TYPE_Q4_1] = panel_q4_1,
             [XM_TYPE_Q5_0] = panel_q5_0,
             [XM_TYPE_Q5_1] = panel_q5_1,
+            [XM_TYPE_Q2_K] = panel_q2_k,
+            [XM_TYPE_Q3_K] = panel_q3_k,
+            [XM_TYPE_Q4_K] = panel_q4_k,
+            [XM_TYPE_Q5_K] = panel_q5_k,
+            [XM_TYPE_Q6_K] = panel_q6_k,
+            [XM_TYPE_IQ4_NL] = panel_iq4_nl,
+            [XM_TYPE_IQ4_XS] = panel_iq4_xs,
+            [XM_TYPE_MXFP4] = panel_mxfp4,
         },
     .quantize_i16 = quantize_i16,
     .attention_f32 = attention_f32,

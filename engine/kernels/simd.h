@@ -19,6 +19,18 @@ void XM_VARIANT(xm_panel_q4_1)(const xm_panel_job *job);
 void XM_VARIANT(xm_panel_q5_0)(const xm_panel_job *job);
 void XM_VARIANT(xm_panel_q5_1)(const xm_panel_job *job);
 
+/* matmul_k_simd.c */
+void XM_VARIANT(xm_panel_q2_k)(const xm_panel_job *job);
+void XM_VARIANT(xm_panel_q3_k)(const xm_panel_job *job);
+void XM_VARIANT(xm_panel_q4_k)(const xm_panel_job *job);
+void XM_VARIANT(xm_panel_q5_k)(const xm_panel_job *job);
+void XM_VARIANT(xm_panel_q6_k)(const xm_panel_job *job);
+
+/* matmul_table_simd.c */
+void XM_VARIANT(xm_panel_iq4_nl)(const xm_panel_job *job);
+void XM_VARIANT(xm_panel_iq4_xs)(const xm_panel_job *job);
+void XM_VARIANT(xm_panel_mxfp4)(const xm_panel_job *job);
+
 /* attention_simd.c */
 void XM_VARIANT(xm_attention_f32)(const xm_attention_job *job);
 void XM_VARIANT(xm_attention_f16)(const xm_attention_job *job);
