@@ -537,7 +537,7 @@ XMOE_API uint64_t xmoe_gguf_tensor_count(const xmoe_gguf *file);
 XMOE_API void xmoe_gguf_get_key(const xmoe_gguf *file, uint64_t index, xmoe_gguf_key *key);
 XMOE_API void xmoe_gguf_get_tensor(const xmoe_gguf *file, uint64_t index, xmoe_gguf_tensor *tensor);
 
-/* Rewrites input as output with matrices in type ("F32" "F16" "BF16" "Q8_0" "Q4_0"), or in F16
+/* Rewrites input as output with matrices in type ("F32", "Q8_0", "Q4_K", ...), or in F16
  * where their rows are not whole blocks of it; biases, norms, position_embd and router matrices
  * become F32. The output appears whole or not at all. */
 XMOE_API xmoe_status xmoe_quantize(const char *input, const char *output, const char *type,
