@@ -116,6 +116,7 @@ typedef bool (*xmoe_progress_fn)(void *context, const char *what, uint64_t done,
 typedef struct {
     const char *isa;           /* NULL: best of this CPU (or $XMOE_ISA); "scalar" "avx2" "avx512" */
     int32_t threads;           /* threads for loading, to 4096; 0: all CPUs */
+    int32_t context_length;    /* longest sequence, if the file allows more; 0: the file's */
     xmoe_progress_fn progress; /* may be NULL */
     void *progress_context;
 } xmoe_model_options;

@@ -16,7 +16,8 @@ static xmoe_status bind_qk_norms(const xm_decoder_job *job, int32_t index,
                                  xm_attention_weights *attention, xmoe_error *error)
 {
     const xm_attention_shape *shape = &job->loader->model->attention;
-    int32_t q = shape->key_length, k = shape->key_length;
+    int32_t q = shape->key_length;
+    int32_t k = q;
     if (job->decoder->qk_norm == XM_QK_NORM_NONE)
         return XMOE_OK;
     if (job->decoder->qk_norm == XM_QK_NORM_ROWS) {

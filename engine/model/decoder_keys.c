@@ -33,6 +33,8 @@ static xmoe_status read_basics(xm_loader *loader, const xm_decoder *decoder, xmo
         (status = xm_key_number(loader, epsilon, true, 0.0, 1.0, &model->norm_epsilon, error)) !=
             XMOE_OK)
         return status;
+    if (loader->context_limit > 0 && loader->context_limit < info->context_length)
+        info->context_length = loader->context_limit;
     return XMOE_OK;
 }
 

@@ -195,5 +195,9 @@ xmoe_status xm_family_xmoe_bind(xm_loader *loader, xmoe_error *error)
         return status;
     for (int32_t i = 0; i < loader->model->info.layer_count && status == XMOE_OK; i++)
         status = bind_layer(loader, i, error);
+    /* Only now: position_embd has as many rows as the file's context. */
+    int32_t limit = loader->context_limit;
+    if (limit > 0 && limit < loader->model->info.context_length)
+        loader->model->info.context_length = limit;
     return status;
 }

@@ -57,7 +57,10 @@ xmoe_status xm_kv_cache_create(const xmoe_model *model, int32_t block_count, boo
     if (!allocate_blocks(cache)) {
         size_t bytes = (size_t)block_count * cache->block_bytes;
         xm_free(cache);
-        return xm_fail_memory(error, "KV cache", bytes);
+        return xm_fail(error, XMOE_ERROR_MEMORY,
+                       "out of memory: the KV cache of %lld tokens needs %zu bytes (a smaller "
+                       "context_length or kv_bytes needs less)",
+                       (long long)block_count * XM_KV_TOKENS, bytes);
     }
     *cache_out = cache;
     return XMOE_OK;

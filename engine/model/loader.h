@@ -29,6 +29,7 @@ typedef struct {
 typedef struct {
     xmoe_model *model;        /* being filled; its file is open */
     const char *architecture; /* as in the file; prefix of its keys */
+    int32_t context_limit;    /* longest sequence asked for; 0: the file's */
     xm_load_item *items;
     size_t item_count, item_capacity;
 } xm_loader;

@@ -197,10 +197,14 @@ xmoe_status xmoe_model_load(const char *path, const xmoe_model_options *options,
     if (options->threads < 0 || options->threads > 4096)
         return xm_fail_argument(error, "threads", "threads is %d, must be 0 (all CPUs) to 4096",
                                 options->threads);
+    if (options->context_length < 0)
+        return xm_fail_argument(error, "context_length",
+                                "context_length is %d, must be 0 (the file's) or more",
+                                options->context_length);
     xmoe_model *model = xm_calloc(1, sizeof *model);
     if (model == NULL)
         return xm_fail_memory(error, "model", sizeof *model);
-    xm_loader loader = {.model = model};
+    xm_loader loader = {.model = model, .context_limit = options->context_length};
     xmoe_status status = xm_kernels_select(options->isa, &model->kernels, error);
     if (status == XMOE_OK)
         status = xm_gguf_open(path, &model->file, error);
