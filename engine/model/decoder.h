@@ -16,9 +16,9 @@ typedef enum {
 
 typedef struct {
     xm_norm_kind norm;
-    bool rope_halves;      /* see xm_rope */
-    bool yarn_whole_pairs; /* see xm_rope_scaling */
-    bool yarn_in_scale;    /* YaRN's magnitude is in the scale of scores (DeepSeek) */
+    bool rope_halves;    /* see xm_rope */
+    bool yarn_fractions; /* the ends of YaRN's ramp are not rounded to whole pairs (GPT-OSS) */
+    bool yarn_in_scale;  /* YaRN's magnitude is in the scale of scores (DeepSeek) */
     xm_qk_norm qk_norm;
     xm_presence qkv_bias, attention_output_bias, output_bias;
     bool latent; /* multi-head latent attention */

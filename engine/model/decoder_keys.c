@@ -19,8 +19,8 @@ static xmoe_status read_basics(xm_loader *loader, const xm_decoder *decoder, xmo
 {
     xmoe_model *model = loader->model;
     xmoe_model_info *info = &model->info;
-    const char *epsilon = decoder->norm == XM_NORM_RMS ? "attention.layer_norm_rms_epsilon"
-                                                       : "attention.layer_norm_epsilon";
+    /* Of Phi-3.5-MoE's LayerNorm too: so its files are written. */
+    const char *epsilon = "attention.layer_norm_rms_epsilon";
     xmoe_status status;
     model->norm_kind = decoder->norm;
     model->embedding_scale = model->residual_scale = model->logit_scale = 1.0f;

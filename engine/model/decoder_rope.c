@@ -7,15 +7,20 @@
 
 #include <math.h>
 
+static const char *const plain_divisors = "rope_freqs.weight";
+static const char *const short_divisors = "rope_factors_short.weight";
+static const char *const long_divisors = "rope_factors_long.weight";
+
 typedef enum { SCALING_NONE, SCALING_LINEAR, SCALING_YARN, SCALING_LONG } scaling_type;
 
+/* Files of LongRoPE may have its tensors and no key. */
 static xmoe_status read_type(const xm_loader *loader, scaling_type *type, xmoe_error *error)
 {
     static const char *const names[] = {"none", "linear", "yarn", "longrope"};
     const char *key = "rope.scaling.type";
     xm_string text = {0};
     xmoe_status status = xm_key_text(loader, key, &text, error);
-    *type = SCALING_NONE;
+    *type = xm_loader_has(loader, long_divisors) ? SCALING_LONG : SCALING_NONE;
     if (status != XMOE_OK || text.data == NULL)
         return status;
     for (int i = 0; i <= SCALING_LONG; i++)
@@ -53,20 +58,19 @@ static xmoe_status read_divisors(xm_loader *loader, const char *name, int32_t pa
 static xmoe_status choose_divisors(xm_loader *loader, scaling_type type, double original,
                                    const float **divisors, xmoe_error *error)
 {
-    const char *plain = "rope_freqs.weight";
-    const char *short_name = "rope_factors_short.weight", *long_name = "rope_factors_long.weight";
     const xmoe_model *model = loader->model;
     int32_t pairs = model->attention.rope.dimensions / 2;
     if (type != SCALING_LONG)
-        return xm_loader_has(loader, plain) ? read_divisors(loader, plain, pairs, divisors, error)
-                                            : XMOE_OK;
+        return xm_loader_has(loader, plain_divisors)
+                   ? read_divisors(loader, plain_divisors, pairs, divisors, error)
+                   : XMOE_OK;
     const float *unused;
     bool is_long = model->info.context_length > original;
     xmoe_status status =
-        read_divisors(loader, short_name, pairs, is_long ? &unused : divisors, error);
+        read_divisors(loader, short_divisors, pairs, is_long ? &unused : divisors, error);
     if (status != XMOE_OK)
         return status;
-    return read_divisors(loader, long_name, pairs, is_long ? divisors : &unused, error);
+    return read_divisors(loader, long_divisors, pairs, is_long ? divisors : &unused, error);
 }
 
 static xmoe_status read_scaling(const xm_decoder_job *job, xm_rope_scaling *scaling,
@@ -100,7 +104,7 @@ static xmoe_status read_scaling(const xm_decoder_job *job, xm_rope_scaling *scal
         .base = (double)base,
         .factor = type == SCALING_LINEAR || type == SCALING_YARN ? (double)factor : 1.0,
         .yarn = type == SCALING_YARN,
-        .yarn_whole_pairs = decoder->yarn_whole_pairs,
+        .yarn_whole_pairs = !decoder->yarn_fractions,
         .yarn_fast = (double)fast,
         .yarn_slow = (double)slow,
         .original_context = original,

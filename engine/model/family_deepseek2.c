@@ -10,7 +10,6 @@ xmoe_status xm_family_deepseek2_bind(xm_loader *loader, xmoe_error *error)
 {
     const xm_decoder decoder = {
         .norm = XM_NORM_RMS,
-        .yarn_whole_pairs = true,
         .yarn_in_scale = true,
         .latent = true,
         .activation = XM_ACTIVATION_SWIGLU,

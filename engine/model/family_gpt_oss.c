@@ -10,6 +10,7 @@ xmoe_status xm_family_gpt_oss_bind(xm_loader *loader, xmoe_error *error)
     const xm_decoder decoder = {
         .norm = XM_NORM_RMS,
         .rope_halves = true,
+        .yarn_fractions = true,
         .qkv_bias = XM_REQUIRED,
         .attention_output_bias = XM_REQUIRED,
         .sinks = true,
