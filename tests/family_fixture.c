@@ -224,13 +224,6 @@ int family_make_path(void **state)
     return 0;
 }
 
-int family_remove_path(void **state)
-{
-    (void)state;
-    unlink(family_path);
-    return 0;
-}
-
 static uint64_t hash_of(const char *name)
 {
     uint64_t value = UINT64_C(0xCBF29CE484222325);
@@ -266,24 +259,68 @@ static const xm_weight_traits *type_of(const family_tensor *tensor, const family
     return file->type;
 }
 
-/* `count` elements as bytes of a type. Quantising all would take most of the tests' time: of types
- * of blocks, PALETTE are made and then drawn from. */
-static void *make_bytes(const family_fixture *f, const family_tensor *tensor,
-                        const xm_weight_traits *traits, size_t count)
+/* Quantising everything would take most of the tests' time. So tensors of types of blocks are drawn
+ * from a palette of quantised blocks, one for each type, scale and offset. */
+enum { PALETTE_BLOCKS = 256, MAX_PALETTES = 256 };
+
+static struct {
+    const xm_weight_traits *traits;
+    float scale, offset;
+    unsigned char *blocks;
+} palettes[MAX_PALETTES];
+
+static const unsigned char *palette_of(const xm_weight_traits *traits, const family_tensor *tensor)
 {
-    enum { PALETTE = 32 };
-    size_t blocks = count / traits->block_elements, block_bytes = traits->block_bytes;
-    size_t made = traits->block_elements == 1 || blocks < PALETTE ? blocks : PALETTE;
-    float *values = calloc(made * traits->block_elements + 1, sizeof *values);
-    unsigned char *bytes = calloc(blocks * block_bytes + 1, 1);
+    int32_t at = 0;
+    while (palettes[at].blocks != NULL &&
+           (palettes[at].traits != traits || palettes[at].scale != tensor->scale ||
+            palettes[at].offset != tensor->offset))
+        assert_true(++at < MAX_PALETTES);
+    if (palettes[at].blocks != NULL)
+        return palettes[at].blocks;
+    static const family_fixture common = {.seed = 7};
+    size_t count = (size_t)PALETTE_BLOCKS * traits->block_elements;
+    float *values = calloc(count, sizeof *values);
+    unsigned char *blocks = calloc(PALETTE_BLOCKS, traits->block_bytes);
     assert_non_null(values);
-    assert_non_null(bytes);
-    make_values(f, tensor, values, made * traits->block_elements);
-    xm_weights_from_f32(traits, values, NULL, bytes, made * traits->block_elements);
-    for (size_t b = made; b < blocks; b++) {
-        size_t drawn = (size_t)(xm_random_bits(f->seed, ~hash_of(tensor->name), b) % PALETTE);
-        memcpy(bytes + b * block_bytes, bytes + drawn * block_bytes, block_bytes);
+    assert_non_null(blocks);
+    make_values(&common, tensor, values, count);
+    xm_weights_from_f32(traits, values, NULL, blocks, count);
+    free(values);
+    palettes[at].traits = traits;
+    palettes[at].scale = tensor->scale;
+    palettes[at].offset = tensor->offset;
+    palettes[at].blocks = blocks;
+    return blocks;
+}
+
+static void draw_blocks(const family_fixture *f, const family_tensor *tensor,
+                        const xm_weight_traits *traits, unsigned char *bytes, size_t blocks)
+{
+    const unsigned char *palette = palette_of(traits, tensor);
+    uint64_t stream = hash_of(tensor->name);
+    for (size_t b = 0; b < blocks; b++) {
+        size_t drawn = (size_t)(xm_random_bits(f->seed, stream, b) % PALETTE_BLOCKS);
+        memcpy(bytes + b * traits->block_bytes, palette + drawn * traits->block_bytes,
+               traits->block_bytes);
     }
+}
+
+/* `count` elements as bytes of a type. */
+static unsigned char *make_bytes(const family_fixture *f, const family_tensor *tensor,
+                                 const xm_weight_traits *traits, size_t count)
+{
+    size_t blocks = count / traits->block_elements;
+    unsigned char *bytes = calloc(blocks + 1, traits->block_bytes);
+    assert_non_null(bytes);
+    if (traits->block_elements > 1) {
+        draw_blocks(f, tensor, traits, bytes, blocks);
+        return bytes;
+    }
+    float *values = calloc(count + 1, sizeof *values);
+    assert_non_null(values);
+    make_values(f, tensor, values, count);
+    xm_weights_from_f32(traits, values, NULL, bytes, count);
     free(values);
     return bytes;
 }
@@ -326,7 +363,7 @@ static void put_tensors(const family_fixture *f, const family_file *file, xm_ggu
                                   tensor->dimensions, shape);
             continue;
         }
-        void *bytes = make_bytes(f, tensor, traits, count);
+        unsigned char *bytes = make_bytes(f, tensor, traits, count);
         write_bytes(writer, file, traits, bytes, count);
         free(bytes);
     }
@@ -374,6 +411,17 @@ void family_write(const family_fixture *fixture, const family_file *file)
         fail_msg("%s", error.message);
 }
 
+int family_remove_path(void **state)
+{
+    (void)state;
+    unlink(family_path);
+    for (int32_t i = 0; i < MAX_PALETTES; i++) {
+        free(palettes[i].blocks);
+        palettes[i].blocks = NULL;
+    }
+    return 0;
+}
+
 /* --- runs ------------------------------------------------------------------------------------- */
 
 xmoe_model *family_load(const char *isa)
@@ -401,9 +449,11 @@ static void keep_choices(void *context, int32_t moe_layer, const xm_selection *s
         int32_t count = selection->count[row];
         assert_true(count <= FAMILY_MAX_TOP);
         choices->top[moe_layer] = count;
-        for (int32_t i = 0; i < count; i++)
-            choices->expert[moe_layer][sink->first + row][i] =
-                selection->expert[row * selection->experts + i];
+        for (int32_t i = 0; i < count; i++) {
+            int32_t from = row * selection->experts + i;
+            choices->expert[moe_layer][sink->first + row][i] = selection->expert[from];
+            choices->weight[moe_layer][sink->first + row][i] = selection->weight[from];
+        }
     }
 }
 

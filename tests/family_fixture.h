@@ -43,6 +43,7 @@ typedef struct {
     int32_t moe_layers;
     int32_t top[FAMILY_MAX_MOE_LAYERS]; /* experts of a token */
     int32_t expert[FAMILY_MAX_MOE_LAYERS][FAMILY_MAX_TOKENS][FAMILY_MAX_TOP]; /* by rank */
+    float weight[FAMILY_MAX_MOE_LAYERS][FAMILY_MAX_TOKENS][FAMILY_MAX_TOP];   /* of runs only */
 } family_choices;
 
 typedef struct {
