@@ -245,7 +245,9 @@ static void make_values(const family_fixture *f, const family_tensor *tensor, fl
     }
 }
 
-static const xm_weight_traits *type_of(const family_tensor *tensor, const family_file *file)
+/* columns: of the rows as they are written. */
+static const xm_weight_traits *type_of(const family_tensor *tensor, const family_file *file,
+                                       uint64_t columns)
 {
     size_t length = strlen(tensor->name);
     if (file->tensor != NULL && strcmp(tensor->name, file->tensor) == 0 && file->retype != NULL)
@@ -254,7 +256,7 @@ static const xm_weight_traits *type_of(const family_tensor *tensor, const family
         strcmp(tensor->name + length - 7, ".weight") != 0 ||
         strstr(tensor->name, ".ffn_gate_inp.") != NULL)
         return xm_weight_traits_of(XM_TYPE_F32);
-    if (tensor->shape[0] % file->type->block_elements != 0)
+    if (columns % file->type->block_elements != 0)
         return xm_weight_traits_of(XM_TYPE_F16);
     return file->type;
 }
@@ -350,13 +352,13 @@ static void put_tensors(const family_fixture *f, const family_file *file, xm_ggu
 {
     for (int32_t i = 0; i < f->tensor_count; i++) {
         const family_tensor *tensor = &f->tensors[i];
-        const xm_weight_traits *traits = type_of(tensor, file);
         uint64_t shape[4];
         memcpy(shape, tensor->shape, sizeof shape);
         if (is_dropped(file, tensor->name))
             continue;
         if (file->tensor != NULL && strcmp(tensor->name, file->tensor) == 0)
             shape[file->dimension] += (uint64_t)file->change;
+        const xm_weight_traits *traits = type_of(tensor, file, shape[0]);
         size_t count = (size_t)(shape[0] * shape[1] * shape[2] * shape[3]);
         if (describe) {
             xm_gguf_writer_tensor(writer, tensor->name, file->in_f32 ? XM_TYPE_F32 : traits->type,
