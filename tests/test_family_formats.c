@@ -44,6 +44,18 @@ static int32_t likeliest(const float *logits, int32_t count)
     return best;
 }
 
+/* In nats: a model that is sure of everything would agree with anything. */
+static double entropy_of(const float *logits, int32_t count)
+{
+    double *p = calloc((size_t)count, sizeof *p), sum = 0.0;
+    assert_non_null(p);
+    log_softmax(logits, count, p);
+    for (int32_t i = 0; i < count; i++)
+        sum -= exp(p[i]) * p[i];
+    free(p);
+    return sum;
+}
+
 static double divergence_of(const float *expected, const float *found, int32_t count)
 {
     double *p = calloc((size_t)count, sizeof *p), *q = calloc((size_t)count, sizeof *q);
@@ -85,6 +97,7 @@ static int32_t compare(const char *what, const family_result *expected, const fa
                        int32_t vocabulary)
 {
     int32_t row = 0;
+    double entropy = 0.0;
     for (; row < ROWS && same_choices(what, &expected->choices, &found->choices, row); row++) {
         const float *a = expected->logits + (size_t)row * (size_t)vocabulary;
         const float *b = found->logits + (size_t)row * (size_t)vocabulary;
@@ -94,7 +107,10 @@ static int32_t compare(const char *what, const family_result *expected, const fa
             fail_msg("%s, row %d: KL divergence %g", what, row, divergence);
         if (!(lost < tie))
             fail_msg("%s, row %d: another token is the likeliest, by %g", what, row, lost);
+        entropy += entropy_of(a, vocabulary);
     }
+    if (!(entropy >= row * 1.0))
+        fail_msg("%s: mean entropy %g", what, entropy / row);
     return row;
 }
 
