@@ -8,8 +8,8 @@
         largest over the rows, of each engine; rows with exact's likeliest token, of each; rows where
         both engines have the same one.
     parity_llama_cpp.py text MODEL.gguf TEXT
-        Perplexity of a real model on a text, in the same windows, and its greedy answers to a few
-        questions, by both; this one through build/xmoe-server.
+        Perplexity of a real model (a few hundred MB at most) on a text, in the same windows, and its
+        greedy answers to a few questions; this engine through build/xmoe-server.
 
 needs: llama-cpp-python, gguf, numpy; `make all` before. Run it from the project's directory.
 """
@@ -165,35 +165,49 @@ class Server:
         self.process.wait()
 
 
-def compare_text(path, text_path):
-    model = open_llama_cpp(path, 2048)
-    server = Server(path)
-    tokens = model.tokenize(pathlib.Path(text_path).read_bytes(), add_bos=False, special=False)
+def window_logprobs(model, window):
+    """Of each token but the first, by llama.cpp."""
+    model.reset()
+    model.eval(window)
+    rows = log_softmax(np.array(model.scores[:len(window) - 1]))
+    return rows[np.arange(len(window) - 1), window[1:]]
+
+
+def compare_perplexity(model, exact, server, text):
+    tokens = model.tokenize(text, add_bos=False, special=False)
     windows = [tokens[i:i + WINDOW] for i in range(0, len(tokens) - WINDOW + 1, WINDOW)]
-    nats = {"llama.cpp": 0.0, "xmoe": 0.0}
-    largest = 0.0
+    logprobs = {"exact": [], "llama.cpp": [], "xmoe": []}
+    for window in windows:
+        answer = server.complete(prompt=window, max_tokens=0, echo=True, logprobs=0)
+        logprobs["exact"].append(window_logprobs(exact, window))
+        logprobs["llama.cpp"].append(window_logprobs(model, window))
+        logprobs["xmoe"].append(np.array(answer["logprobs"]["token_logprobs"][1:], float))
+    every = {name: np.concatenate(rows) for name, rows in logprobs.items()}
+    for name, rows in every.items():
+        print(f"{name}: perplexity {np.exp(-rows.mean()):.4f} over {len(rows)} tokens; log-probabilities off by at "
+              f"most {np.abs(rows - every['exact']).max():.2g}", flush=True)
+
+
+def compare_answers(model, server):
+    for question in QUESTIONS:
+        prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        ids = model.tokenize(prompt.encode(), add_bos=False, special=True)
+        model.reset()
+        theirs = model.create_completion(ids, max_tokens=40, temperature=0.0)["choices"][0]["text"]
+        ours = server.complete(prompt=ids, max_tokens=40, temperature=0.0)["text"]
+        print(f"{question}\n  xmoe:      {ours!r}\n  llama.cpp: {theirs!r}")
+
+
+def compare_text(path, text_path):
+    with tempfile.TemporaryDirectory() as scratch:
+        exact_file = pathlib.Path(scratch) / "f.gguf"
+        to_f32(path, exact_file)
+        exact = open_llama_cpp(exact_file, WINDOW)
+    model = open_llama_cpp(path, 8 * WINDOW)
+    server = Server(path)
     try:
-        for window in windows:
-            model.reset()
-            model.eval(window)
-            rows = log_softmax(np.array(model.scores[:WINDOW - 1]))
-            theirs = rows[np.arange(WINDOW - 1), window[1:]]
-            ours = np.array(server.complete(prompt=window, max_tokens=0, echo=True, logprobs=0)["logprobs"]
-                            ["token_logprobs"][1:WINDOW], float)
-            nats["llama.cpp"] -= theirs.sum()
-            nats["xmoe"] -= ours.sum()
-            largest = max(largest, np.abs(ours - theirs).max())
-        predicted = len(windows) * (WINDOW - 1)
-        for name, sum_of_nats in nats.items():
-            print(f"{name}: perplexity {np.exp(sum_of_nats / predicted):.4f} over {predicted} tokens")
-        print(f"largest difference of a token's log-probability: {largest:.3f}")
-        for question in QUESTIONS:
-            prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-            ids = model.tokenize(prompt.encode(), add_bos=False, special=True)
-            model.reset()
-            theirs = model.create_completion(ids, max_tokens=40, temperature=0.0)["choices"][0]["text"]
-            ours = server.complete(prompt=ids, max_tokens=40, temperature=0.0)["text"]
-            print(f"{question}\n  xmoe:      {ours!r}\n  llama.cpp: {theirs!r}")
+        compare_perplexity(model, exact, server, pathlib.Path(text_path).read_bytes())
+        compare_answers(model, server)
     finally:
         server.stop()
 
