@@ -127,18 +127,24 @@ static void read_experts(family_sequence *sequence, char *line)
     }
 }
 
-static void read_logits(const family_fixture *f, family_sequence *sequence, char *line)
+static void read_logits(const family_fixture *f, family_logits *logits, char *line)
 {
-    int32_t at = sequence->position_count++;
+    int32_t at = logits->count++;
     double value = 0;
     assert_true(at < FAMILY_MAX_LOGITS);
-    sequence->positions[at] = next_integer(&line);
-    sequence->logits[at] = calloc((size_t)f->vocabulary, sizeof(float));
-    assert_non_null(sequence->logits[at]);
+    logits->positions[at] = next_integer(&line);
+    logits->rows[at] = calloc((size_t)f->vocabulary, sizeof(float));
+    assert_non_null(logits->rows[at]);
     for (int32_t i = 0; i < f->vocabulary; i++) {
         assert_true(next_number(&line, &value));
-        sequence->logits[at][i] = (float)value;
+        logits->rows[at][i] = (float)value;
     }
+}
+
+static void free_logits(family_logits *logits)
+{
+    for (int32_t i = 0; i < logits->count; i++)
+        free(logits->rows[i]);
 }
 
 static void read_line(family_fixture *f, int32_t *sequences, char *line)
@@ -162,13 +168,16 @@ static void read_line(family_fixture *f, int32_t *sequences, char *line)
     } else if (strcmp(word, "tokens") == 0) {
         assert_true(*sequences < FAMILY_SEQUENCES);
         read_tokens(&f->sequences[(*sequences)++], line);
+    } else if (strcmp(word, "fewer") == 0) {
+        f->fewer.experts = next_integer(&line);
+        read_logits(f, &f->fewer.logits, line);
     } else {
         int32_t sequence = next_integer(&line);
         assert_true(sequence < *sequences);
         if (strcmp(word, "experts") == 0)
             read_experts(&f->sequences[sequence], line);
         else if (strcmp(word, "logits") == 0)
-            read_logits(f, &f->sequences[sequence], line);
+            read_logits(f, &f->sequences[sequence].logits, line);
         else
             fail_msg("%s: unknown word '%s'", f->name, word);
     }
@@ -199,8 +208,8 @@ void family_free(family_fixture *fixture)
     for (int32_t i = 0; i < fixture->tensor_count; i++)
         free(fixture->tensors[i].values);
     for (int32_t s = 0; s < FAMILY_SEQUENCES; s++)
-        for (int32_t i = 0; i < fixture->sequences[s].position_count; i++)
-            free(fixture->sequences[s].logits[i]);
+        free_logits(&fixture->sequences[s].logits);
+    free_logits(&fixture->fewer.logits);
     free(fixture);
 }
 
@@ -459,8 +468,8 @@ static void keep_choices(void *context, int32_t moe_layer, const xm_selection *s
     }
 }
 
-family_result family_run(const xmoe_model *model, const int32_t *tokens, int32_t count,
-                         int32_t chunk)
+family_result family_run(const xmoe_model *model, const xmoe_routing *routing,
+                         const int32_t *tokens, int32_t count, int32_t chunk)
 {
     int32_t blocks[FAMILY_MAX_TOKENS / XM_KV_TOKENS];
     size_t vocabulary = (size_t)model->info.vocabulary_size;
@@ -468,12 +477,12 @@ family_result family_run(const xmoe_model *model, const int32_t *tokens, int32_t
                             .logits = calloc((size_t)count * vocabulary, sizeof(float))};
     xm_kv_cache *cache = NULL;
     xm_forward *forward = NULL;
-    xmoe_routing routing;
+    xmoe_routing own;
     int32_t block_count = FAMILY_MAX_TOKENS / XM_KV_TOKENS;
     assert_non_null(result.logits);
     assert_int_equal(xm_kv_cache_create(model, block_count, true, &cache, NULL), XMOE_OK);
     assert_int_equal(xm_forward_create(model, NULL, cache, chunk, &forward, NULL), XMOE_OK);
-    xmoe_model_default_routing(model, &routing);
+    xmoe_model_default_routing(model, &own);
     for (int32_t i = 0; i < block_count; i++)
         blocks[i] = block_count - 1 - i;
     for (int32_t done = 0; done < count; done += chunk) {
@@ -482,7 +491,7 @@ family_result family_run(const xmoe_model *model, const int32_t *tokens, int32_t
                                     .token_count = now,
                                     .position = done,
                                     .blocks = blocks,
-                                    .routing = &routing};
+                                    .routing = routing != NULL ? routing : &own};
         routed_sink sink = {.choices = &result.choices, .first = done};
         const float *logits = xm_forward_step(forward, &segment, 1, keep_choices, &sink);
         memcpy(result.logits + (size_t)done * vocabulary, logits,

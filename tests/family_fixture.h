@@ -47,13 +47,23 @@ typedef struct {
 } family_choices;
 
 typedef struct {
+    int32_t count;
+    int32_t positions[FAMILY_MAX_LOGITS];
+    float *rows[FAMILY_MAX_LOGITS]; /* [vocabulary] of each of those positions */
+} family_logits;
+
+typedef struct {
     int32_t token_count;
     int32_t tokens[FAMILY_MAX_TOKENS];
     family_choices choices;
-    int32_t position_count;
-    int32_t positions[FAMILY_MAX_LOGITS];
-    float *logits[FAMILY_MAX_LOGITS]; /* [vocabulary] of each of those positions */
+    family_logits logits;
 } family_sequence;
+
+/* Logits of the first sequence where tokens take fewer experts than the model was trained with. */
+typedef struct {
+    int32_t experts; /* 0: there are none */
+    family_logits logits;
+} family_fewer;
 
 typedef struct {
     char name[32];
@@ -64,6 +74,7 @@ typedef struct {
     family_tensor tensors[FAMILY_MAX_TENSORS];
     int32_t tensor_count;
     family_sequence sequences[FAMILY_SEQUENCES]; /* those of NAME-wide have no tokens */
+    family_fewer fewer;
 } family_fixture;
 
 /* All fixtures that have sequences; NULL-terminated. */
@@ -110,9 +121,10 @@ typedef struct {
     family_choices choices;
 } family_result;
 
-/* A sequence alone, `chunk` tokens a step, with keys and values in F32. */
-family_result family_run(const xmoe_model *model, const int32_t *tokens, int32_t count,
-                         int32_t chunk);
+/* A sequence alone, `chunk` tokens a step, with keys and values in F32. routing NULL: the model's.
+ */
+family_result family_run(const xmoe_model *model, const xmoe_routing *routing,
+                         const int32_t *tokens, int32_t count, int32_t chunk);
 void family_result_free(family_result *result);
 
 #endif

@@ -32,15 +32,18 @@ static void compare_choices(const family_fixture *f, int32_t sequence, const fam
     }
 }
 
-static double compare_logits(const family_fixture *f, int32_t sequence, const float *found)
+/* The largest difference. */
+static double compare_logits(const family_fixture *f, const family_logits *expected,
+                             const float *found)
 {
-    const family_sequence *s = &f->sequences[sequence];
     double worst = 0.0;
-    assert_true(s->position_count > 0);
-    for (int32_t p = 0; p < s->position_count; p++) {
-        const float *row = found + (size_t)s->positions[p] * (size_t)f->vocabulary;
-        for (int32_t i = 0; i < f->vocabulary; i++)
-            worst = fmax(worst, fabs((double)row[i] - (double)s->logits[p][i]));
+    assert_true(expected->count > 0);
+    for (int32_t p = 0; p < expected->count; p++) {
+        const float *row = found + (size_t)expected->positions[p] * (size_t)f->vocabulary;
+        for (int32_t i = 0; i < f->vocabulary; i++) {
+            double error = fabs((double)row[i] - (double)expected->rows[p][i]);
+            worst = error > worst || isnan(error) ? error : worst;
+        }
     }
     return worst;
 }
@@ -59,14 +62,94 @@ static void matches_transformers(void **state)
         xmoe_model *model = family_load(NULL);
         for (int32_t s = 0; s < FAMILY_SEQUENCES; s++) {
             const family_sequence *sequence = &f->sequences[s];
-            family_result result =
-                family_run(model, sequence->tokens, sequence->token_count, sequence->token_count);
-            double error = compare_logits(f, s, result.logits);
+            family_result result = family_run(model, NULL, sequence->tokens, sequence->token_count,
+                                              sequence->token_count);
+            double error = compare_logits(f, &sequence->logits, result.logits);
             compare_choices(f, s, &result.choices);
             if (!(error < logits_bound))
                 fail_msg("%s, sequence %d: logits are off by %g", f->name, s, error);
             family_result_free(&result);
         }
+        xmoe_model_free(model);
+        family_free(f);
+    }
+}
+
+/* --- fewer experts than a model was trained with ---------------------------------------------- */
+
+static xmoe_routing routing_with(const xmoe_model *model, const xmoe_router *change)
+{
+    xmoe_routing routing;
+    xmoe_model_default_routing(model, &routing);
+    for (int32_t i = 0; i < model->info.moe_layer_count; i++) {
+        xmoe_router *router = &routing.layers[model->moe_layers[i]];
+        router->type = change->type;
+        router->threshold = change->threshold;
+        router->max_experts = change->max_experts;
+    }
+    assert_int_equal(xmoe_routing_check(model, &routing, NULL), XMOE_OK);
+    return routing;
+}
+
+/* A cap gives what transformers computes with so many experts for a token: weights that add up to 1
+ * in families that divide by their sum, and what they are in the others. */
+static void fewer_experts_match_transformers(void **state)
+{
+    (void)state;
+    int32_t compared = 0;
+    for (int32_t i = 0; family_names[i] != NULL; i++) {
+        family_fixture *f = family_read(family_names[i]);
+        const family_sequence *s = &f->sequences[0];
+        if (f->fewer.experts > 0) {
+            family_write(f, NULL);
+            xmoe_model *model = family_load(NULL);
+            const xmoe_router change = {
+                .type = XMOE_ROUTER_TOP_K, .threshold = 1.0f, .max_experts = f->fewer.experts};
+            xmoe_routing routing = routing_with(model, &change);
+            family_result result =
+                family_run(model, &routing, s->tokens, s->token_count, s->token_count);
+            double error = compare_logits(f, &f->fewer.logits, result.logits);
+            if (!(error < logits_bound))
+                fail_msg("%s, %d experts: logits are off by %g", f->name, f->fewer.experts, error);
+            family_result_free(&result);
+            xmoe_model_free(model);
+            compared++;
+        }
+        family_free(f);
+    }
+    assert_true(compared >= 10);
+}
+
+/* The first ranks that add up to the threshold: the sum is over the ranks that the model would take
+ * as it was trained, and threshold 1 takes all of those. */
+static void thresholds_take_first_ranks(void **state)
+{
+    (void)state;
+    for (int32_t i = 0; family_names[i] != NULL; i++) {
+        family_fixture *f = family_read(family_names[i]);
+        const family_sequence *s = &f->sequences[0];
+        family_write(f, NULL);
+        xmoe_model *model = family_load(NULL);
+        family_result trained = family_run(model, NULL, s->tokens, s->token_count, s->token_count);
+        if (trained.choices.moe_layers > 0) {
+            xmoe_router change = {.type = XMOE_ROUTER_THRESHOLD, .threshold = 1.0f};
+            xmoe_routing routing = routing_with(model, &change);
+            family_result same =
+                family_run(model, &routing, s->tokens, s->token_count, s->token_count);
+            if (memcmp(same.logits, trained.logits,
+                       (size_t)s->token_count * (size_t)f->vocabulary * sizeof(float)) != 0)
+                fail_msg("%s: threshold 1 is not the model as trained", f->name);
+            family_result_free(&same);
+            change.threshold = 1e-6f; /* of one token, so that `top` is the number of every row */
+            routing = routing_with(model, &change);
+            family_result one = family_run(model, &routing, s->tokens, 1, 1);
+            for (int32_t layer = 0; layer < one.choices.moe_layers; layer++)
+                assert_int_equal(one.choices.top[layer], 1);
+            /* Later layers see another input. */
+            assert_int_equal(one.choices.expert[0][0][0], trained.choices.expert[0][0][0]);
+            family_result_free(&one);
+        }
+        family_result_free(&trained);
         xmoe_model_free(model);
         family_free(f);
     }
@@ -97,7 +180,8 @@ static void instruction_sets_change_nothing(void **state)
             family_write(f, &file);
             for (int32_t v = 0; v < variants; v++) {
                 xmoe_model *model = family_load(tables[v]->name);
-                family_result found = family_run(model, s->tokens, s->token_count, s->token_count);
+                family_result found =
+                    family_run(model, NULL, s->tokens, s->token_count, s->token_count);
                 if (v > 0)
                     expect_same_logits(f, tables[v]->name, found.logits, expected.logits,
                                        s->token_count);
@@ -122,9 +206,9 @@ static void chunks_change_nothing(void **state)
         const family_sequence *s = &f->sequences[0];
         family_write(f, &file);
         xmoe_model *model = family_load(NULL);
-        family_result whole = family_run(model, s->tokens, s->token_count, s->token_count);
+        family_result whole = family_run(model, NULL, s->tokens, s->token_count, s->token_count);
         for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++) {
-            family_result found = family_run(model, s->tokens, s->token_count, chunks[c]);
+            family_result found = family_run(model, NULL, s->tokens, s->token_count, chunks[c]);
             expect_same_logits(f, "prefill in pieces", found.logits, whole.logits, s->token_count);
             family_result_free(&found);
         }
@@ -164,7 +248,8 @@ static void company_changes_nothing(void **state)
             if (model->layers[layer].is_moe)
                 routing[0].layers[layer].max_experts = 1;
         const float *together = xm_forward_step(forward, segments, FAMILY_SEQUENCES, NULL, NULL);
-        family_result alone = family_run(model, s[1].tokens, s[1].token_count, s[1].token_count);
+        family_result alone =
+            family_run(model, NULL, s[1].tokens, s[1].token_count, s[1].token_count);
         expect_same_logits(f, "company",
                            together + (size_t)s[0].token_count * (size_t)f->vocabulary,
                            alone.logits, s[1].token_count);
@@ -180,6 +265,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(matches_transformers),
+        cmocka_unit_test(fewer_experts_match_transformers),
+        cmocka_unit_test(thresholds_take_first_ranks),
         cmocka_unit_test(instruction_sets_change_nothing),
         cmocka_unit_test(chunks_change_nothing),
         cmocka_unit_test(company_changes_nothing),
