@@ -468,30 +468,34 @@ static void keep_choices(void *context, int32_t moe_layer, const xm_selection *s
     }
 }
 
-family_result family_run(const xmoe_model *model, const xmoe_routing *routing,
-                         const int32_t *tokens, int32_t count, int32_t chunk)
+family_result family_run(const xmoe_model *model, const int32_t *tokens, int32_t count,
+                         const family_run_options *options)
 {
-    int32_t blocks[FAMILY_MAX_TOKENS / XM_KV_TOKENS];
+    enum { BLOCKS = FAMILY_MAX_TOKENS / XM_KV_TOKENS };
+    const family_run_options set = options != NULL ? *options : (family_run_options){0};
+    int32_t blocks[BLOCKS], chunk = set.chunk > 0 ? set.chunk : count;
     size_t vocabulary = (size_t)model->info.vocabulary_size;
     family_result result = {.rows = count,
                             .logits = calloc((size_t)count * vocabulary, sizeof(float))};
+    xm_pool *pool = NULL;
     xm_kv_cache *cache = NULL;
     xm_forward *forward = NULL;
     xmoe_routing own;
-    int32_t block_count = FAMILY_MAX_TOKENS / XM_KV_TOKENS;
     assert_non_null(result.logits);
-    assert_int_equal(xm_kv_cache_create(model, block_count, true, &cache, NULL), XMOE_OK);
-    assert_int_equal(xm_forward_create(model, NULL, cache, chunk, &forward, NULL), XMOE_OK);
+    if (set.threads > 1)
+        assert_int_equal(xm_pool_create(set.threads, &pool, NULL), XMOE_OK);
+    assert_int_equal(xm_kv_cache_create(model, BLOCKS, !set.kv_f16, &cache, NULL), XMOE_OK);
+    assert_int_equal(xm_forward_create(model, pool, cache, chunk, &forward, NULL), XMOE_OK);
     xmoe_model_default_routing(model, &own);
-    for (int32_t i = 0; i < block_count; i++)
-        blocks[i] = block_count - 1 - i;
+    for (int32_t i = 0; i < BLOCKS; i++)
+        blocks[i] = BLOCKS - 1 - i;
     for (int32_t done = 0; done < count; done += chunk) {
         int32_t now = count - done < chunk ? count - done : chunk;
         const xm_segment segment = {.tokens = tokens + done,
                                     .token_count = now,
                                     .position = done,
                                     .blocks = blocks,
-                                    .routing = routing != NULL ? routing : &own};
+                                    .routing = set.routing != NULL ? set.routing : &own};
         routed_sink sink = {.choices = &result.choices, .first = done};
         const float *logits = xm_forward_step(forward, &segment, 1, keep_choices, &sink);
         memcpy(result.logits + (size_t)done * vocabulary, logits,
@@ -499,6 +503,7 @@ family_result family_run(const xmoe_model *model, const xmoe_routing *routing,
     }
     xm_forward_free(forward);
     xm_kv_cache_free(cache);
+    xm_pool_free(pool);
     return result;
 }
 

@@ -121,10 +121,16 @@ typedef struct {
     family_choices choices;
 } family_result;
 
-/* A sequence alone, `chunk` tokens a step, with keys and values in F32. routing NULL: the model's.
- */
-family_result family_run(const xmoe_model *model, const xmoe_routing *routing,
-                         const int32_t *tokens, int32_t count, int32_t chunk);
+typedef struct {
+    const xmoe_routing *routing; /* NULL: the model's */
+    int32_t chunk;               /* tokens a step; 0: all in one */
+    int32_t threads;             /* 0 and 1: the caller's */
+    bool kv_f16;                 /* keys and values in F16, as a server has them, else F32 */
+} family_run_options;
+
+/* A sequence alone; options NULL: all 0. */
+family_result family_run(const xmoe_model *model, const int32_t *tokens, int32_t count,
+                         const family_run_options *options);
 void family_result_free(family_result *result);
 
 #endif

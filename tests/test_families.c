@@ -62,8 +62,7 @@ static void matches_transformers(void **state)
         xmoe_model *model = family_load(NULL);
         for (int32_t s = 0; s < FAMILY_SEQUENCES; s++) {
             const family_sequence *sequence = &f->sequences[s];
-            family_result result = family_run(model, NULL, sequence->tokens, sequence->token_count,
-                                              sequence->token_count);
+            family_result result = family_run(model, sequence->tokens, sequence->token_count, NULL);
             double error = compare_logits(f, &sequence->logits, result.logits);
             compare_choices(f, s, &result.choices);
             if (!(error < logits_bound))
@@ -106,8 +105,8 @@ static void fewer_experts_match_transformers(void **state)
             const xmoe_router change = {
                 .type = XMOE_ROUTER_TOP_K, .threshold = 1.0f, .max_experts = f->fewer.experts};
             xmoe_routing routing = routing_with(model, &change);
-            family_result result =
-                family_run(model, &routing, s->tokens, s->token_count, s->token_count);
+            const family_run_options options = {.routing = &routing};
+            family_result result = family_run(model, s->tokens, s->token_count, &options);
             double error = compare_logits(f, &f->fewer.logits, result.logits);
             if (!(error < logits_bound))
                 fail_msg("%s, %d experts: logits are off by %g", f->name, f->fewer.experts, error);
@@ -130,19 +129,19 @@ static void thresholds_take_first_ranks(void **state)
         const family_sequence *s = &f->sequences[0];
         family_write(f, NULL);
         xmoe_model *model = family_load(NULL);
-        family_result trained = family_run(model, NULL, s->tokens, s->token_count, s->token_count);
+        family_result trained = family_run(model, s->tokens, s->token_count, NULL);
         if (trained.choices.moe_layers > 0) {
             xmoe_router change = {.type = XMOE_ROUTER_THRESHOLD, .threshold = 1.0f};
             xmoe_routing routing = routing_with(model, &change);
-            family_result same =
-                family_run(model, &routing, s->tokens, s->token_count, s->token_count);
+            const family_run_options options = {.routing = &routing};
+            family_result same = family_run(model, s->tokens, s->token_count, &options);
             if (memcmp(same.logits, trained.logits,
                        (size_t)s->token_count * (size_t)f->vocabulary * sizeof(float)) != 0)
                 fail_msg("%s: threshold 1 is not the model as trained", f->name);
             family_result_free(&same);
             change.threshold = 1e-6f; /* of one token, so that `top` is the number of every row */
             routing = routing_with(model, &change);
-            family_result one = family_run(model, &routing, s->tokens, 1, 1);
+            family_result one = family_run(model, s->tokens, 1, &options);
             for (int32_t layer = 0; layer < one.choices.moe_layers; layer++)
                 assert_int_equal(one.choices.top[layer], 1);
             /* Later layers see another input. */
@@ -180,8 +179,7 @@ static void instruction_sets_change_nothing(void **state)
             family_write(f, &file);
             for (int32_t v = 0; v < variants; v++) {
                 xmoe_model *model = family_load(tables[v]->name);
-                family_result found =
-                    family_run(model, NULL, s->tokens, s->token_count, s->token_count);
+                family_result found = family_run(model, s->tokens, s->token_count, NULL);
                 if (v > 0)
                     expect_same_logits(f, tables[v]->name, found.logits, expected.logits,
                                        s->token_count);
@@ -195,21 +193,30 @@ static void instruction_sets_change_nothing(void **state)
     }
 }
 
+/* As a server has keys and values. */
+static const family_run_options as_server = {.kv_f16 = true};
+
 /* Pieces of 1 are decoding. */
-static void chunks_change_nothing(void **state)
+static void chunks_and_threads_change_nothing(void **state)
 {
     (void)state;
-    static const int32_t chunks[] = {1, 7, 16};
+    static const family_run_options ways[] = {
+        {.chunk = 1, .kv_f16 = true},
+        {.chunk = 7, .kv_f16 = true, .threads = 2},
+        {.chunk = 16, .kv_f16 = true},
+        {.threads = 3, .kv_f16 = true},
+    };
     const family_file file = {.type = xm_weight_traits_of(XM_TYPE_Q4_0)};
     for (int32_t i = 0; family_names[i] != NULL; i++) {
         family_fixture *f = family_read(family_names[i]);
         const family_sequence *s = &f->sequences[0];
         family_write(f, &file);
         xmoe_model *model = family_load(NULL);
-        family_result whole = family_run(model, NULL, s->tokens, s->token_count, s->token_count);
-        for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++) {
-            family_result found = family_run(model, NULL, s->tokens, s->token_count, chunks[c]);
-            expect_same_logits(f, "prefill in pieces", found.logits, whole.logits, s->token_count);
+        family_result whole = family_run(model, s->tokens, s->token_count, &as_server);
+        for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
+            family_result found = family_run(model, s->tokens, s->token_count, &ways[w]);
+            expect_same_logits(f, "prefill in pieces, or by threads,", found.logits, whole.logits,
+                               s->token_count);
             family_result_free(&found);
         }
         family_result_free(&whole);
@@ -233,7 +240,7 @@ static void company_changes_nothing(void **state)
         xm_segment segments[FAMILY_SEQUENCES];
         xm_kv_cache *cache = NULL;
         xm_forward *forward = NULL;
-        assert_int_equal(xm_kv_cache_create(model, 6, true, &cache, NULL), XMOE_OK);
+        assert_int_equal(xm_kv_cache_create(model, 6, false, &cache, NULL), XMOE_OK);
         assert_int_equal(
             xm_forward_create(model, NULL, cache, 2 * FAMILY_MAX_TOKENS, &forward, NULL), XMOE_OK);
         for (int32_t k = 0; k < FAMILY_SEQUENCES; k++) {
@@ -248,8 +255,7 @@ static void company_changes_nothing(void **state)
             if (model->layers[layer].is_moe)
                 routing[0].layers[layer].max_experts = 1;
         const float *together = xm_forward_step(forward, segments, FAMILY_SEQUENCES, NULL, NULL);
-        family_result alone =
-            family_run(model, NULL, s[1].tokens, s[1].token_count, s[1].token_count);
+        family_result alone = family_run(model, s[1].tokens, s[1].token_count, &as_server);
         expect_same_logits(f, "company",
                            together + (size_t)s[0].token_count * (size_t)f->vocabulary,
                            alone.logits, s[1].token_count);
@@ -268,7 +274,7 @@ int main(void)
         cmocka_unit_test(fewer_experts_match_transformers),
         cmocka_unit_test(thresholds_take_first_ranks),
         cmocka_unit_test(instruction_sets_change_nothing),
-        cmocka_unit_test(chunks_change_nothing),
+        cmocka_unit_test(chunks_and_threads_change_nothing),
         cmocka_unit_test(company_changes_nothing),
     };
     return cmocka_run_group_tests(tests, family_make_path, family_remove_path);

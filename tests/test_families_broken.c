@@ -34,7 +34,7 @@ static bool loads_and_runs(xmoe_error *error)
         assert_null(model);
         return false;
     }
-    family_result result = family_run(model, NULL, tokens, 3, 3);
+    family_result result = family_run(model, tokens, 3, NULL);
     family_result_free(&result);
     xmoe_model_free(model);
     return true;

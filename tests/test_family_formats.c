@@ -119,7 +119,7 @@ static family_result run_file(const family_fixture *f, const family_file *file,
 {
     family_write(f, file);
     xmoe_model *model = family_load(NULL);
-    family_result result = family_run(model, NULL, tokens, ROWS, ROWS);
+    family_result result = family_run(model, tokens, ROWS, NULL);
     xmoe_model_free(model);
     return result;
 }
