@@ -128,7 +128,7 @@ static xmoe_status bind_attention(const xm_decoder_job *job, int32_t index,
                                               : bind_projections(job, index, attention, error);
     if (status != XMOE_OK)
         return status;
-    if (job->decoder->alternate_windows && index % 2 == 0)
+    if (job->decoder->windows || (job->decoder->alternate_windows && index % 2 == 0))
         attention->window = job->window;
     status =
         xm_bind_values(job->loader, index, "attn_sinks", "weight", shape->heads, 1,

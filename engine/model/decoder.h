@@ -23,7 +23,8 @@ typedef struct {
     xm_presence qkv_bias, attention_output_bias, output_bias;
     bool latent; /* multi-head latent attention */
     bool sinks;
-    bool alternate_windows; /* layers 0, 2, ... see attention.sliding_window tokens, others all */
+    bool windows; /* all layers see attention.sliding_window tokens, where it is above 0 */
+    bool alternate_windows; /* layers 0, 2, ... do, others see all */
     bool multipliers;       /* of embedding, residual stream, scores and logits (Granite) */
     const char *ffn_norm;   /* the tensor's name */
     xm_activation activation;

@@ -142,6 +142,9 @@ static xmoe_status read_attention(xm_decoder_job *job, xmoe_error *error)
     if (status == XMOE_OK && latent)
         status =
             xm_key_count(loader, "attention.q_lora_rank", false, MAX_RANK, &job->query_rank, error);
+    if (status == XMOE_OK && job->decoder->windows)
+        status = xm_key_count(loader, "attention.sliding_window", false, XM_MAX_CONTEXT,
+                              &job->window, error);
     if (status == XMOE_OK && job->decoder->alternate_windows)
         status = xm_key_size(loader, "attention.sliding_window", true, XM_MAX_CONTEXT, &job->window,
                              error);

@@ -13,6 +13,7 @@ xmoe_status xm_family_phimoe_bind(xm_loader *loader, xmoe_error *error)
         .qkv_bias = XM_REQUIRED,
         .attention_output_bias = XM_REQUIRED,
         .output_bias = XM_REQUIRED,
+        .windows = true,
         .activation = XM_ACTIVATION_SWIGLU,
         .experts = XM_REQUIRED,
         .score = XM_SCORE_SPARSE_MIXER,
