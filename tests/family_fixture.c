@@ -91,10 +91,9 @@ static void read_values(family_fixture *f, char *line)
     family_tensor *tensor = &f->tensors[f->tensor_count++];
     double value;
     int taken = 0;
+    *tensor = (family_tensor){.dimensions = 1, .shape = {0, 1, 1, 1}};
     assert_int_equal(sscanf(line, "%63s%n", tensor->name, &taken), 1);
     line += taken;
-    *tensor = (family_tensor){.dimensions = 1, .shape = {0, 1, 1, 1}, .scale = 0.0f};
-    sscanf(line - taken, "%63s", tensor->name);
     tensor->values = calloc(strlen(line), sizeof *tensor->values);
     assert_non_null(tensor->values);
     while (next_number(&line, &value))
@@ -211,14 +210,6 @@ void family_free(family_fixture *fixture)
         free_logits(&fixture->sequences[s].logits);
     free_logits(&fixture->fewer.logits);
     free(fixture);
-}
-
-const family_key *family_find_key(const family_fixture *fixture, const char *name)
-{
-    for (int32_t i = 0; i < fixture->key_count; i++)
-        if (strcmp(fixture->keys[i].name, name) == 0)
-            return &fixture->keys[i];
-    return NULL;
 }
 
 /* --- files ------------------------------------------------------------------------------------ */

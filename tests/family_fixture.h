@@ -84,7 +84,6 @@ extern const char *const family_wide_names[];
 
 family_fixture *family_read(const char *name);
 void family_free(family_fixture *fixture);
-const family_key *family_find_key(const family_fixture *fixture, const char *name);
 
 /* --- files ------------------------------------------------------------------------------------ */
 

@@ -11,10 +11,28 @@
 
 #include "family_fixture.h"
 
+#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* A fixture that nobody names would test nothing. */
+static void all_fixtures_are_named(void **state)
+{
+    (void)state;
+    int32_t files = 0, names = 0;
+    DIR *directory = opendir("tests/fixtures/families");
+    assert_non_null(directory);
+    for (struct dirent *entry; (entry = readdir(directory)) != NULL;)
+        files += strstr(entry->d_name, ".txt") != NULL;
+    closedir(directory);
+    for (int32_t i = 0; family_names[i] != NULL; i++)
+        names++;
+    for (int32_t i = 0; family_wide_names[i] != NULL; i++)
+        names++;
+    assert_int_equal(names, files);
+}
 
 static void compare_choices(const family_fixture *f, int32_t sequence, const family_choices *found)
 {
@@ -270,6 +288,7 @@ static void company_changes_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(all_fixtures_are_named),
         cmocka_unit_test(matches_transformers),
         cmocka_unit_test(fewer_experts_match_transformers),
         cmocka_unit_test(thresholds_take_first_ranks),
