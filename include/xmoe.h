@@ -121,7 +121,7 @@ typedef struct {
     void *progress_context;
 } xmoe_model_options;
 
-/* Loads a GGUF file. The file is untrusted: every number, name, type and shape is checked before
+/* Loads a GGUF file (of a split one: the first part). The file is untrusted: every number, name, type and shape is checked before
  * anything is allocated from it. options may be NULL. The caller owns *model. */
 XMOE_API xmoe_status xmoe_model_load(const char *path, const xmoe_model_options *options,
                                      xmoe_model **model, xmoe_error *error);
@@ -514,7 +514,9 @@ XMOE_API int32_t xmoe_engine_get_slots(xmoe_engine *engine, xmoe_slot *slots, in
 
 typedef struct xmoe_gguf xmoe_gguf;
 
-/* Opens and checks a GGUF file of any architecture (container level only). */
+/* Opens and checks a GGUF file of any architecture (container level only). A split file is opened
+ * by its first part, NAME-00001-of-00003.gguf, and shown as one: that is so wherever a GGUF file
+ * is read. */
 XMOE_API xmoe_status xmoe_gguf_open(const char *path, xmoe_gguf **file, xmoe_error *error);
 XMOE_API void xmoe_gguf_close(xmoe_gguf *file);
 
@@ -530,7 +532,7 @@ typedef struct {
     const char *type; /* "F32", "Q8_0", ... */
     int32_t dimensions;
     uint64_t shape[4]; /* contiguous dimension first */
-    uint64_t offset;   /* from the start of the file */
+    uint64_t offset;   /* from the start of the file, or of the part it is in */
     uint64_t bytes;
 } xmoe_gguf_tensor;
 
