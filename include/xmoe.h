@@ -541,12 +541,38 @@ XMOE_API uint64_t xmoe_gguf_tensor_count(const xmoe_gguf *file);
 XMOE_API void xmoe_gguf_get_key(const xmoe_gguf *file, uint64_t index, xmoe_gguf_key *key);
 XMOE_API void xmoe_gguf_get_tensor(const xmoe_gguf *file, uint64_t index, xmoe_gguf_tensor *tensor);
 
-/* Rewrites input as output with matrices in type ("F32", "Q8_0", "Q4_K", ...), or in F16
- * where their rows are not whole blocks of it; biases, norms, position_embd and router matrices
- * become F32. The output appears whole or not at all. */
-XMOE_API xmoe_status xmoe_quantize(const char *input, const char *output, const char *type,
-                                   xmoe_progress_fn progress, void *progress_context,
-                                   xmoe_error *error);
+/* The weight types that this engine reads and writes, "F32|F16|Q8_0|...". Static storage. */
+XMOE_API const char *xmoe_weight_types(void);
+/* Those, and mixes of them: "Q4_K_M" is Q4_K with a better type where errors cost most. */
+XMOE_API const char *xmoe_quantize_types(void);
+
+typedef struct {
+    const char *pattern; /* of the matrix's name, with the wildcards * ? [...] */
+    const char *type;
+} xmoe_quantize_override;
+
+/* {.type = ...} and zeros elsewhere is fine. */
+typedef struct {
+    const char *type;           /* of matrices: one of xmoe_quantize_types() */
+    const char *output_type;    /* of the output matrix; NULL: as type says */
+    const char *embedding_type; /* of the token embedding; NULL: as type says */
+    const xmoe_quantize_override *overrides; /* the last that matches a matrix decides */
+    int32_t override_count;
+    const char *importance; /* a file of how much each input of a matrix matters, as xmoe-eval and
+                               llama.cpp write it: errors are weighed by it; NULL: none */
+    int32_t threads;        /* 0: all CPUs */
+    void (*on_note)(void *context, const char *note); /* what a user should know; may be NULL */
+    void *note_context;
+    xmoe_progress_fn progress; /* in bytes of the input; may be NULL */
+    void *progress_context;
+} xmoe_quantize_options;
+
+/* Rewrites input as output with its matrices in other types. Rows that are not whole blocks get the
+ * next type whose blocks they are; biases, norms, routers and tables of positions become F32. What
+ * has its type already is copied. The output appears whole or not at all, and does not depend on
+ * the number of threads. */
+XMOE_API xmoe_status xmoe_quantize(const char *input, const char *output,
+                                   const xmoe_quantize_options *options, xmoe_error *error);
 
 typedef struct {
     int32_t context_length, embedding_length, layer_count, head_count;
@@ -556,7 +582,7 @@ typedef struct {
     xmoe_router router;      /* but for floor and cap, which no file has */
     float router_spread;     /* standard deviation of the router logits; 2 gives a peaked router */
     bool tied_output;
-    const char *type; /* weight type as in xmoe_quantize */
+    const char *type; /* of matrices: one of xmoe_weight_types() */
     uint64_t seed;
 } xmoe_random_model;
 

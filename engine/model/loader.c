@@ -115,7 +115,7 @@ static xmoe_status check_type(const xm_loader *loader, const char *name,
     if (tensor->traits == NULL) {
         snprintf(problem, sizeof problem,
                  "has type number %u, which this engine does not read (it reads %s)",
-                 tensor->type_number, xm_weight_type_names());
+                 tensor->type_number, xmoe_weight_types());
         return fail_tensor(loader, name, problem, error);
     }
     if (type != NULL && tensor->traits != type) {
