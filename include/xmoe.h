@@ -121,8 +121,9 @@ typedef struct {
     void *progress_context;
 } xmoe_model_options;
 
-/* Loads a GGUF file (of a split one: the first part). The file is untrusted: every number, name, type and shape is checked before
- * anything is allocated from it. options may be NULL. The caller owns *model. */
+/* Loads a GGUF file (of a split one: the first part). The file is untrusted: every number, name,
+ * type and shape is checked before anything is allocated from it. options may be NULL. The caller
+ * owns *model. */
 XMOE_API xmoe_status xmoe_model_load(const char *path, const xmoe_model_options *options,
                                      xmoe_model **model, xmoe_error *error);
 /* Frees a model that no engine uses any more; NULL is fine. */
@@ -200,6 +201,8 @@ typedef struct {
     int32_t usage_window_seconds; /* history kept for windows, to 3600; 0: none; default 3600 */
     uint64_t usage_window_bytes;  /* its memory bound: what does not fit shortens the history;
                                      default 64 MiB */
+    bool measure_importance;      /* for xmoe_engine_write_importance; costs 8 bytes per column of
+                                     every matrix and expert, and some time; default false */
 } xmoe_engine_options;
 
 XMOE_API void xmoe_engine_default_options(xmoe_engine_options *options);
@@ -553,9 +556,9 @@ typedef struct {
 
 /* {.type = ...} and zeros elsewhere is fine. */
 typedef struct {
-    const char *type;           /* of matrices: one of xmoe_quantize_types() */
-    const char *output_type;    /* of the output matrix; NULL: as type says */
-    const char *embedding_type; /* of the token embedding; NULL: as type says */
+    const char *type;                        /* of matrices: one of xmoe_quantize_types() */
+    const char *output_type;                 /* of the output matrix; NULL: as type says */
+    const char *embedding_type;              /* of the token embedding; NULL: as type says */
     const xmoe_quantize_override *overrides; /* the last that matches a matrix decides */
     int32_t override_count;
     const char *importance; /* a file of how much each input of a matrix matters, as xmoe-eval and
@@ -573,6 +576,13 @@ typedef struct {
  * the number of threads. */
 XMOE_API xmoe_status xmoe_quantize(const char *input, const char *output,
                                    const xmoe_quantize_options *options, xmoe_error *error);
+
+/* Writes how much each input of each matrix mattered, over all positions that the engine has
+ * computed: the mean square of it, for an expert over the positions routed to it. For
+ * xmoe_quantize_options.importance, and in llama.cpp's format of importance matrices. dataset: what
+ * the text was called. XMOE_ERROR_ARGUMENT unless options.measure_importance was set. */
+XMOE_API xmoe_status xmoe_engine_write_importance(xmoe_engine *engine, const char *path,
+                                                  const char *dataset, xmoe_error *error);
 
 typedef struct {
     int32_t context_length, embedding_length, layer_count, head_count;

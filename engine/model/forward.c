@@ -145,6 +145,13 @@ void xm_forward_free(xm_forward *forward)
     xm_free(forward);
 }
 
+void xm_forward_observe(xm_forward *forward, const xm_input_observer *observer)
+{
+    forward->observer = observer;
+    if (forward->moe != NULL)
+        xm_moe_scratch_observe(forward->moe, observer);
+}
+
 /* --- the step --------------------------------------------------------------------------------- */
 
 static void run_embed(void *context, int32_t task, int32_t thread)

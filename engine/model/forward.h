@@ -10,6 +10,7 @@
 
 #include "base/pool.h"
 #include "model/kv_cache.h"
+#include "moe/observer.h"
 #include "moe/router.h"
 
 /* Consecutive positions of one sequence. */
@@ -33,6 +34,8 @@ typedef struct xm_forward xm_forward;
 /* max_rows: most tokens of one step. pool and cache outlive the forward; pool may be NULL. */
 xmoe_status xm_forward_create(const xmoe_model *model, xm_pool *pool, xm_kv_cache *cache,
                               int32_t max_rows, xm_forward **forward, xmoe_error *error);
+/* From the next step on, tells of what matrices are multiplied with; NULL: no more. */
+void xm_forward_observe(xm_forward *forward, const xm_input_observer *observer);
 void xm_forward_free(xm_forward *forward);
 
 /* Writes the rows' keys and values into the cache and returns logits [rows that want

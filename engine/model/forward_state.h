@@ -12,6 +12,7 @@
 
 #include "model/attention.h"
 #include "moe/activations.h"
+#include "moe/observer.h"
 #include "moe/tiles.h"
 
 typedef struct xm_latent_rows xm_latent_rows;
@@ -22,7 +23,8 @@ struct xm_forward {
     xm_pool *pool;
     xm_kv_cache *cache;
     int32_t max_rows;
-    xm_moe_scratch *moe; /* NULL without MoE layers */
+    const xm_input_observer *observer; /* or NULL */
+    xm_moe_scratch *moe;               /* NULL without MoE layers */
     xm_attention attention;
 
     /* Rows of the step. */
