@@ -107,7 +107,9 @@ static void test_quantized_to_one(void **state)
     make_sound(parts);
     write_parts(parts);
     snprintf(target, sizeof target, "%s/whole.gguf", directory);
-    assert_int_equal(xmoe_quantize(part_name(0, PARTS), target, &(xmoe_quantize_options){.type = "F32"}, NULL), XMOE_OK);
+    assert_int_equal(
+        xmoe_quantize(part_name(0, PARTS), target, &(xmoe_quantize_options){.type = "F32"}, NULL),
+        XMOE_OK);
     xm_gguf *file = gguf_must_open(target);
     assert_int_equal(xm_gguf_tensor_count(file), 4);
     assert_int_equal(xm_gguf_get_u32(file, "split.count", &value, &found, NULL), XMOE_OK);

@@ -41,7 +41,7 @@ static void print_note(void *context, const char *note)
     const settings *set = context;
     char text[512];
     size_t i = 0;
-    for (; note[i] != '\0' && i < sizeof text - 1; i++) {
+    for (; i < sizeof text - 1 && note[i] != '\0'; i++) {
         unsigned char byte = (unsigned char)note[i];
         text[i] = byte < 0x20 || byte == 0x7F ? '?' : note[i];
     }

@@ -31,7 +31,7 @@ static xmoe_status read_split_keys(const xm_gguf *file, split_keys *keys, bool *
 {
     *keys = (split_keys){.count = 1};
     *is_part = false;
-    bool found, numbered;
+    bool found = false, numbered = false;
     xmoe_status status = xm_gguf_get_u32(file, "split.count", &keys->count, &found, error);
     if (status == XMOE_OK)
         status = xm_gguf_get_u32(file, "split.no", &keys->number, &numbered, error);
@@ -105,9 +105,9 @@ static xmoe_status open_parts(xm_gguf *file, const split_keys *keys, char *path,
                        "%.200s is the first of %u parts of a split file, but its name does not end "
                        "in -00001-of-%05u.gguf, by which the others are found",
                        file->path, keys->count, keys->count);
-    file->parts = xm_calloc(keys->count - 1, sizeof *file->parts);
+    file->parts = xm_calloc(keys->count - 1, sizeof(xm_gguf *));
     if (file->parts == NULL)
-        return xm_fail_memory(error, "parts", (keys->count - 1) * sizeof *file->parts);
+        return xm_fail_memory(error, "parts", (keys->count - 1) * sizeof(xm_gguf *));
     for (uint32_t number = 1; number < keys->count; number++) {
         part_path(file, 0, number, keys->count, path);
         xmoe_status status = open_part(path, number, keys, &file->parts[file->part_count], error);

@@ -243,9 +243,9 @@ xmoe_status xm_quantize_plan_types(const xm_gguf *input, const xmoe_quantize_opt
         return status;
     survey(&choice);
     size_t count = (size_t)xm_gguf_tensor_count(input);
-    plan->types = xm_calloc(count, sizeof *plan->types);
+    plan->types = xm_calloc(count, sizeof(const xm_weight_traits *));
     if (plan->types == NULL)
-        return xm_fail_memory(error, "types of tensors", count * sizeof *plan->types);
+        return xm_fail_memory(error, "types of tensors", count * sizeof(const xm_weight_traits *));
     for (size_t i = 0; i < count; i++) {
         const xm_gguf_tensor *tensor = xm_gguf_tensor_at(input, i);
         const xm_weight_traits *wanted = wanted_type(&choice, tensor);

@@ -88,9 +88,11 @@ xmoe_status xm_importance_meter_create(const xmoe_model *model, xm_importance_me
     pthread_mutex_init(&meter->mutex, NULL);
     meter->observer = (xm_input_observer){.on_inputs = add_inputs, .context = meter};
     meter->entries = xm_calloc(model->named_count, sizeof *meter->entries);
+    if (meter->entries == NULL) {
+        xm_importance_meter_free(meter);
+        return xm_fail_memory(error, "importance", model->named_count * sizeof(entry));
+    }
     xmoe_status status = XMOE_OK;
-    if (meter->entries == NULL)
-        status = xm_fail_memory(error, "importance", model->named_count * sizeof *meter->entries);
     for (size_t i = 0; i < model->named_count && status == XMOE_OK; i++)
         status = create_entry(&meter->entries[meter->entry_count++], &model->named[i], error);
     if (status != XMOE_OK) {
@@ -105,7 +107,7 @@ void xm_importance_meter_free(xm_importance_meter *meter)
 {
     if (meter == NULL)
         return;
-    for (size_t i = 0; i < meter->entry_count; i++) {
+    for (size_t i = 0; meter->entries != NULL && i < meter->entry_count; i++) {
         xm_free(meter->entries[i].sums);
         xm_free(meter->entries[i].counts);
     }
@@ -160,10 +162,14 @@ static void write_entry(const entry *e, xm_gguf_writer *writer)
 {
     if (positions_of(e) == 0)
         return;
-    for (size_t i = 0; i < e->columns * e->experts; i++)
-        xm_gguf_writer_data(writer, &(float){(float)e->sums[i]}, sizeof(float));
-    for (size_t i = 0; i < e->experts; i++)
-        xm_gguf_writer_data(writer, &(float){(float)e->counts[i]}, sizeof(float));
+    for (size_t i = 0; i < e->columns * e->experts; i++) {
+        float sum = (float)e->sums[i];
+        xm_gguf_writer_data(writer, &sum, sizeof sum);
+    }
+    for (size_t i = 0; i < e->experts; i++) {
+        float count = (float)e->counts[i];
+        xm_gguf_writer_data(writer, &count, sizeof count);
+    }
 }
 
 xmoe_status xm_importance_meter_write(xm_importance_meter *meter, const char *path,
