@@ -129,6 +129,14 @@ XMOE_API xmoe_status xmoe_model_load(const char *path, const xmoe_model_options 
 /* Frees a model that no engine uses any more; NULL is fine. */
 XMOE_API void xmoe_model_free(xmoe_model *model);
 
+/* How the final hidden states of a text become its embedding. Numbers are the format's. */
+typedef enum {
+    XMOE_POOLING_NONE,
+    XMOE_POOLING_MEAN,  /* over all positions */
+    XMOE_POOLING_FIRST, /* of the first position, "cls" */
+    XMOE_POOLING_LAST   /* of the last position */
+} xmoe_pooling;
+
 typedef struct {
     const char *architecture;  /* strings live as long as the model */
     const char *name;          /* general.name, or the file's base name */
@@ -155,6 +163,7 @@ typedef struct {
     uint64_t shared_bytes; /* read by every token: everything but experts and the embedding
                               tables' unread rows; output matrix included */
     xmoe_router router;    /* as trained */
+    xmoe_pooling pooling;  /* as the file says, else MEAN */
 } xmoe_model_info;
 
 XMOE_API const xmoe_model_info *xmoe_model_get_info(const xmoe_model *model);
@@ -323,6 +332,9 @@ typedef struct {
     const xmoe_usage *usage;             /* END: this request's own usage, if asked for. Counts each
                                             computed position once, recomputation excluded */
     const xmoe_error *error;             /* END with XMOE_FINISH_ERROR */
+    const float *embedding;              /* END with XMOE_FINISH_LENGTH, if pooling was asked for:
+                                            embedding_length numbers, not normalised */
+    int32_t embedding_length;            /* 0 without */
 } xmoe_event;
 
 typedef void (*xmoe_event_fn)(void *context, const xmoe_event *event);
@@ -343,6 +355,8 @@ typedef struct {
     bool expert_usage;
     bool routed_experts;
     bool return_progress;
+    xmoe_pooling pooling; /* not NONE: the prompt's embedding comes with END; max_tokens must be 0,
+                             choices 1, and the prefix cache is neither read nor fed */
     const xmoe_routing *routing; /* NULL: the engine's default at submission */
     double deadline_seconds;     /* from submission, below 1e9; 0: none */
     xmoe_event_fn on_event;

@@ -6,23 +6,7 @@
 
 #include "api.h"
 #include "generation.h"
-#include "models.h"
 #include "server.h"
-
-static bool read_model(xm_exchange *exchange, const cJSON *body, const char **model,
-                       xm_problem *problem)
-{
-    *model = exchange->server->model_id;
-    if (!xm_json_read_string(body, "model", model, problem))
-        return false;
-    if (!(*model)[0])
-        *model = exchange->server->model_id;
-    if (!xm_model_is_ours(exchange->server, *model))
-        return xm_problem_set(problem, 404, "model_not_found", "model",
-                              "there is no model '%.100s' here; try '%s'", *model,
-                              exchange->server->model_id);
-    return true;
-}
 
 static void generate(xm_exchange *exchange, bool chat)
 {
@@ -31,7 +15,7 @@ static void generate(xm_exchange *exchange, bool chat)
     const char *model = NULL;
     xm_generate_params params = {.chat = chat};
     cJSON *body = xm_api_body(exchange, &problem);
-    bool good = body && read_model(exchange, body, &model, &problem);
+    bool good = body && xm_api_read_model(exchange, body, &model, &problem);
     if (good) {
         xmoe_engine_get_routing(server->engine, &params.routing);
         good = xm_generate_params_read(server->model, exchange->settings, body, &params, &problem);

@@ -10,6 +10,7 @@
 
 #include "base/pool.h"
 #include "model/kv_cache.h"
+#include "model/pooled.h"
 #include "moe/observer.h"
 #include "moe/router.h"
 
@@ -22,6 +23,7 @@ typedef struct {
     const xmoe_routing *routing;
     int32_t logits_from; /* rows from this one (in the segment) on give logits;
                             token_count: none do */
+    xm_pooled *pooled;   /* takes the final hidden states of all rows; NULL: nobody does */
 } xm_segment;
 
 /* Called on the calling thread after the router of each MoE layer has decided for all rows of the

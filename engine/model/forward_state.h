@@ -37,6 +37,8 @@ struct xm_forward {
     float *turns;                /* [max_rows][rope dimensions]: see xm_rope_turns */
     int32_t logit_rows;
     int32_t *logit_row; /* [max_rows]: rows that give logits */
+    int32_t pooled_rows;
+    int32_t *pooled_row; /* [max_rows]: rows whose final state a segment's `pooled` takes */
 
     /* Activations; d is the width of the residual stream. */
     float *x; /* [max_rows][x_stride]: the residual stream */

@@ -5,6 +5,7 @@
  */
 #include "base/memory.h"
 #include "model/family.h"
+#include "model/keys.h"
 
 #include <string.h>
 
@@ -171,6 +172,16 @@ static xmoe_status load_weights(xm_loader *loader, const xmoe_model_options *opt
     return status;
 }
 
+static xmoe_status read_pooling(xm_loader *loader, xmoe_error *error)
+{
+    int32_t pooling = XMOE_POOLING_MEAN;
+    xmoe_status status =
+        xm_key_count(loader, "pooling_type", false, XM_MAX_CONTEXT, &pooling, error);
+    bool known = pooling == XMOE_POOLING_FIRST || pooling == XMOE_POOLING_LAST;
+    loader->model->info.pooling = known ? (xmoe_pooling)pooling : XMOE_POOLING_MEAN;
+    return status;
+}
+
 static xmoe_status fill_model(xm_loader *loader, const xmoe_model_options *options,
                               xmoe_error *error)
 {
@@ -182,7 +193,8 @@ static xmoe_status fill_model(xm_loader *loader, const xmoe_model_options *optio
         (loader->architecture = family->architecture, status = family->bind(loader, error)) !=
             XMOE_OK ||
         (status = xm_loader_check_all_bound(loader, error)) != XMOE_OK ||
-        (status = describe_texts(model, error)) != XMOE_OK)
+        (status = describe_texts(model, error)) != XMOE_OK ||
+        (status = read_pooling(loader, error)) != XMOE_OK)
         return status;
     return load_weights(loader, options, error);
 }
