@@ -137,6 +137,12 @@ typedef enum {
     XMOE_POOLING_LAST   /* of the last position */
 } xmoe_pooling;
 
+/* Tokens by which a model is asked to fill a gap in a text; -1: the model has none. */
+typedef struct {
+    int32_t prefix, suffix, middle;
+    int32_t repository, file; /* before a project's name, and each file's */
+} xmoe_infill_tokens;
+
 typedef struct {
     const char *architecture;  /* strings live as long as the model */
     const char *name;          /* general.name, or the file's base name */
@@ -157,6 +163,7 @@ typedef struct {
     int32_t expert_feed_forward_length;
     int32_t vocabulary_size;
     int32_t bos_token, eos_token; /* -1: none */
+    xmoe_infill_tokens infill;
     uint64_t parameter_count;
     uint64_t weight_bytes; /* of all tensors as stored in the file */
     uint64_t expert_bytes; /* weights and biases of one expert of one layer, on average */

@@ -34,6 +34,7 @@ void xm_api_model(xm_exchange *exchange);
 /* api_generate.c */
 void xm_api_completions(xm_exchange *exchange);
 void xm_api_chat_completions(xm_exchange *exchange);
+void xm_api_infill(xm_exchange *exchange);
 
 /* api_embeddings.c */
 void xm_api_embeddings(xm_exchange *exchange);

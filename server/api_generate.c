@@ -1,5 +1,6 @@
 /*
- * api_generate.c - POST /v1/completions and /v1/chat/completions: from the body to a generation.
+ * api_generate.c - POST /v1/completions, /v1/chat/completions and /infill: from the body to a
+ * generation.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -8,12 +9,11 @@
 #include "generation.h"
 #include "server.h"
 
-static void generate(xm_exchange *exchange, bool chat)
+static void generate(xm_exchange *exchange, xm_generate_params params)
 {
     xm_server *server = exchange->server;
     xm_problem problem = {0};
     const char *model = NULL;
-    xm_generate_params params = {.chat = chat};
     cJSON *body = xm_api_body(exchange, &problem);
     bool good = body && xm_api_read_model(exchange, body, &model, &problem);
     if (good) {
@@ -31,10 +31,15 @@ static void generate(xm_exchange *exchange, bool chat)
 
 void xm_api_completions(xm_exchange *exchange)
 {
-    generate(exchange, false);
+    generate(exchange, (xm_generate_params){0});
 }
 
 void xm_api_chat_completions(xm_exchange *exchange)
 {
-    generate(exchange, true);
+    generate(exchange, (xm_generate_params){.chat = true});
+}
+
+void xm_api_infill(xm_exchange *exchange)
+{
+    generate(exchange, (xm_generate_params){.infill = true});
 }

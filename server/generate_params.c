@@ -12,6 +12,7 @@
 #include <sys/random.h>
 
 #include "chat_template.h"
+#include "infill.h"
 #include "router_json.h"
 
 static bool read_sampling(const cJSON *body, xmoe_sampling *sampling, xm_problem *problem)
@@ -246,7 +247,8 @@ bool xm_generate_params_read(const xmoe_model *model, const xm_settings *setting
            read_choices(body, settings, params, problem) &&
            read_max_tokens(body, settings, info, params, problem) &&
            read_extras(body, params, problem) && xm_routing_read(model, body, params, problem) &&
-           xm_prompts_read(model, settings, body, params, problem);
+           (params->infill ? xm_infill_prompt_read(model, settings, body, params, problem)
+                           : xm_prompts_read(model, settings, body, params, problem));
 }
 
 void xm_generate_params_free(xm_generate_params *params)

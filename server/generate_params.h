@@ -30,6 +30,7 @@ typedef struct {
     xm_embedding_format embedding;
     int32_t dimensions; /* of embeddings: how many numbers are given */
     bool normalize;     /* embeddings have length 1 */
+    bool infill;        /* POST /infill */
     bool chat, stream, include_usage, echo;
     bool logprobs; /* in the answer; how many alternatives is engine.top_logprobs */
     bool timings_per_token;

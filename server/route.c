@@ -29,6 +29,7 @@ const xm_route xm_route_table[] = {
     {"GET", "/v1/models/", xm_api_model, XM_ROUTE_MODEL},
     {"POST", "/v1/completions", xm_api_completions, GENERATION},
     {"POST", "/v1/chat/completions", xm_api_chat_completions, GENERATION},
+    {"POST", "/infill", xm_api_infill, GENERATION},
     {"POST", "/v1/embeddings", xm_api_embeddings, GENERATION},
     {"POST", "/embeddings", xm_api_embeddings, GENERATION},
     {"POST", "/embedding", xm_api_embedding, GENERATION},

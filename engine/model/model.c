@@ -5,6 +5,7 @@
  */
 #include "base/memory.h"
 #include "model/family.h"
+#include "model/infill.h"
 #include "model/keys.h"
 
 #include <string.h>
@@ -153,7 +154,7 @@ static xmoe_status load_tokenizer(xmoe_model *model, xmoe_error *error)
     model->info.vocabulary_size = xm_tokenizer_size(model->tokenizer);
     model->info.bos_token = xm_tokenizer_bos(model->tokenizer);
     model->info.eos_token = xm_tokenizer_eos(model->tokenizer);
-    return XMOE_OK;
+    return xm_infill_read(model->file, model->info.vocabulary_size, &model->info.infill, error);
 }
 
 static xmoe_status load_weights(xm_loader *loader, const xmoe_model_options *options,
