@@ -121,12 +121,27 @@ typedef struct {
     void *progress_context;
 } xmoe_model_options;
 
-/* Loads a GGUF file. The file is untrusted: every number, name, type and shape is checked before
- * anything is allocated from it. options may be NULL. The caller owns *model. */
+/* Loads a GGUF file (of a split one: the first part). The file is untrusted: every number, name,
+ * type and shape is checked before anything is allocated from it. options may be NULL. The caller
+ * owns *model. */
 XMOE_API xmoe_status xmoe_model_load(const char *path, const xmoe_model_options *options,
                                      xmoe_model **model, xmoe_error *error);
 /* Frees a model that no engine uses any more; NULL is fine. */
 XMOE_API void xmoe_model_free(xmoe_model *model);
+
+/* How the final hidden states of a text become its embedding. Numbers are the format's. */
+typedef enum {
+    XMOE_POOLING_NONE,
+    XMOE_POOLING_MEAN,  /* over all positions */
+    XMOE_POOLING_FIRST, /* of the first position, "cls" */
+    XMOE_POOLING_LAST   /* of the last position */
+} xmoe_pooling;
+
+/* Tokens by which a model is asked to fill a gap in a text; -1: the model has none. */
+typedef struct {
+    int32_t prefix, suffix, middle;
+    int32_t repository, file; /* before a project's name, and each file's */
+} xmoe_infill_tokens;
 
 typedef struct {
     const char *architecture;  /* strings live as long as the model */
@@ -148,12 +163,14 @@ typedef struct {
     int32_t expert_feed_forward_length;
     int32_t vocabulary_size;
     int32_t bos_token, eos_token; /* -1: none */
+    xmoe_infill_tokens infill;
     uint64_t parameter_count;
     uint64_t weight_bytes; /* of all tensors as stored in the file */
     uint64_t expert_bytes; /* weights and biases of one expert of one layer, on average */
     uint64_t shared_bytes; /* read by every token: everything but experts and the embedding
                               tables' unread rows; output matrix included */
     xmoe_router router;    /* as trained */
+    xmoe_pooling pooling;  /* as the file says, else MEAN */
 } xmoe_model_info;
 
 XMOE_API const xmoe_model_info *xmoe_model_get_info(const xmoe_model *model);
@@ -200,6 +217,8 @@ typedef struct {
     int32_t usage_window_seconds; /* history kept for windows, to 3600; 0: none; default 3600 */
     uint64_t usage_window_bytes;  /* its memory bound: what does not fit shortens the history;
                                      default 64 MiB */
+    bool measure_importance;      /* for xmoe_engine_write_importance; costs 8 bytes per column of
+                                     every matrix and expert, and some time; default false */
 } xmoe_engine_options;
 
 XMOE_API void xmoe_engine_default_options(xmoe_engine_options *options);
@@ -320,6 +339,9 @@ typedef struct {
     const xmoe_usage *usage;             /* END: this request's own usage, if asked for. Counts each
                                             computed position once, recomputation excluded */
     const xmoe_error *error;             /* END with XMOE_FINISH_ERROR */
+    const float *embedding;              /* END with XMOE_FINISH_LENGTH, if pooling was asked for:
+                                            embedding_length numbers, not normalised */
+    int32_t embedding_length;            /* 0 without */
 } xmoe_event;
 
 typedef void (*xmoe_event_fn)(void *context, const xmoe_event *event);
@@ -340,6 +362,8 @@ typedef struct {
     bool expert_usage;
     bool routed_experts;
     bool return_progress;
+    xmoe_pooling pooling; /* not NONE: the prompt's embedding comes with END; max_tokens must be 0,
+                             choices 1, and the prefix cache is neither read nor fed */
     const xmoe_routing *routing; /* NULL: the engine's default at submission */
     double deadline_seconds;     /* from submission, below 1e9; 0: none */
     xmoe_event_fn on_event;
@@ -514,7 +538,9 @@ XMOE_API int32_t xmoe_engine_get_slots(xmoe_engine *engine, xmoe_slot *slots, in
 
 typedef struct xmoe_gguf xmoe_gguf;
 
-/* Opens and checks a GGUF file of any architecture (container level only). */
+/* Opens and checks a GGUF file of any architecture (container level only). A split file is opened
+ * by its first part, NAME-00001-of-00003.gguf, and shown as one: that is so wherever a GGUF file
+ * is read. */
 XMOE_API xmoe_status xmoe_gguf_open(const char *path, xmoe_gguf **file, xmoe_error *error);
 XMOE_API void xmoe_gguf_close(xmoe_gguf *file);
 
@@ -530,7 +556,7 @@ typedef struct {
     const char *type; /* "F32", "Q8_0", ... */
     int32_t dimensions;
     uint64_t shape[4]; /* contiguous dimension first */
-    uint64_t offset;   /* from the start of the file */
+    uint64_t offset;   /* from the start of the file, or of the part it is in */
     uint64_t bytes;
 } xmoe_gguf_tensor;
 
@@ -539,12 +565,45 @@ XMOE_API uint64_t xmoe_gguf_tensor_count(const xmoe_gguf *file);
 XMOE_API void xmoe_gguf_get_key(const xmoe_gguf *file, uint64_t index, xmoe_gguf_key *key);
 XMOE_API void xmoe_gguf_get_tensor(const xmoe_gguf *file, uint64_t index, xmoe_gguf_tensor *tensor);
 
-/* Rewrites input as output with matrices in type ("F32", "Q8_0", "Q4_K", ...), or in F16
- * where their rows are not whole blocks of it; biases, norms, position_embd and router matrices
- * become F32. The output appears whole or not at all. */
-XMOE_API xmoe_status xmoe_quantize(const char *input, const char *output, const char *type,
-                                   xmoe_progress_fn progress, void *progress_context,
-                                   xmoe_error *error);
+/* The weight types that this engine reads and writes, "F32|F16|Q8_0|...". Static storage. */
+XMOE_API const char *xmoe_weight_types(void);
+/* Those, and mixes of them: "Q4_K_M" is Q4_K with a better type where errors cost most. */
+XMOE_API const char *xmoe_quantize_types(void);
+
+typedef struct {
+    const char *pattern; /* of the matrix's name, with the wildcards * ? [...] */
+    const char *type;
+} xmoe_quantize_override;
+
+/* {.type = ...} and zeros elsewhere is fine. */
+typedef struct {
+    const char *type;                        /* of matrices: one of xmoe_quantize_types() */
+    const char *output_type;                 /* of the output matrix; NULL: as type says */
+    const char *embedding_type;              /* of the token embedding; NULL: as type says */
+    const xmoe_quantize_override *overrides; /* the last that matches a matrix decides */
+    int32_t override_count;
+    const char *importance; /* a file of how much each input of a matrix matters, as xmoe-eval and
+                               llama.cpp write it: errors are weighed by it; NULL: none */
+    int32_t threads;        /* 0: all CPUs */
+    void (*on_note)(void *context, const char *note); /* what a user should know; may be NULL */
+    void *note_context;
+    xmoe_progress_fn progress; /* in bytes of the input; may be NULL */
+    void *progress_context;
+} xmoe_quantize_options;
+
+/* Rewrites input as output with its matrices in other types. Rows that are not whole blocks get the
+ * next type whose blocks they are; biases, norms, routers and tables of positions become F32. What
+ * has its type already is copied. The output appears whole or not at all, and does not depend on
+ * the number of threads. */
+XMOE_API xmoe_status xmoe_quantize(const char *input, const char *output,
+                                   const xmoe_quantize_options *options, xmoe_error *error);
+
+/* Writes how much each input of each matrix mattered, over all positions that the engine has
+ * computed: the mean square of it, for an expert over the positions routed to it. For
+ * xmoe_quantize_options.importance, and in llama.cpp's format of importance matrices. dataset: what
+ * the text was called. XMOE_ERROR_ARGUMENT unless options.measure_importance was set. */
+XMOE_API xmoe_status xmoe_engine_write_importance(xmoe_engine *engine, const char *path,
+                                                  const char *dataset, xmoe_error *error);
 
 typedef struct {
     int32_t context_length, embedding_length, layer_count, head_count;
@@ -554,7 +613,7 @@ typedef struct {
     xmoe_router router;      /* but for floor and cap, which no file has */
     float router_spread;     /* standard deviation of the router logits; 2 gives a peaked router */
     bool tied_output;
-    const char *type; /* weight type as in xmoe_quantize */
+    const char *type; /* of matrices: one of xmoe_weight_types() */
     uint64_t seed;
 } xmoe_random_model;
 

@@ -30,6 +30,15 @@ static void write_text(const xm_choice *choice, const char *key, xm_json *json)
     xm_json_bytes(json, key, choice->text.data ? choice->text.data : "", choice->text.length);
 }
 
+/* Clients of llama-server's /infill look here for the text. */
+static void write_content(const xm_generation *generation, const xm_choice *choice, xm_json *json)
+{
+    if (!generation->params.infill)
+        return;
+    write_text(choice, "content", json);
+    xm_json_bool(json, "stop", choice->finish != XMOE_FINISH_NONE);
+}
+
 static void write_whole_choice(const xm_generation *generation, const xm_choice *choice,
                                size_t index, xm_json *json)
 {
@@ -88,6 +97,7 @@ void xm_answer_whole(xm_generation *generation, xm_json *json)
     for (size_t prompt = 0; prompt < generation->params.prompt_count; prompt++)
         write_choices_of(generation, prompt, json);
     xm_json_close(json, ']');
+    write_content(generation, generation->choices, json);
     xm_answer_usage(generation, json);
     xm_answer_extras(generation, json);
     xm_json_close(json, '}');
@@ -157,6 +167,7 @@ static void write_choice_chunk(const xm_generation *generation, const xm_choice 
     xm_answer_routed(generation, choice, json);
     xm_json_close(json, '}');
     xm_json_close(json, ']');
+    write_content(generation, choice, json);
 }
 
 static void stream_progress(const xm_generation *generation, const xmoe_event *event, xm_text *out)

@@ -10,6 +10,9 @@
 /* The whole answer, once all parts have ended. */
 void xm_answer_whole(xm_generation *generation, xm_json *json);
 
+/* answer_embeddings.c: the same for a request of embeddings. */
+void xm_answer_embeddings(xm_generation *generation, xm_json *json);
+
 /* Takes one event over and appends the chunks that it makes. False: see generation->problem. */
 bool xm_answer_stream(xm_generation *generation, xm_event *event, xm_text *out);
 /* The last chunks and [DONE]. */

@@ -12,6 +12,11 @@
  */
 cJSON *xm_api_body(xm_exchange *exchange, xm_problem *problem);
 
+/* api_body.c: the body's "model", or ours where it names none; false with a problem where there is
+ * no such model here. */
+bool xm_api_read_model(xm_exchange *exchange, const cJSON *body, const char **model,
+                       xm_problem *problem);
+
 /* dashboard.c */
 void xm_api_dashboard(xm_exchange *exchange);
 
@@ -29,6 +34,11 @@ void xm_api_model(xm_exchange *exchange);
 /* api_generate.c */
 void xm_api_completions(xm_exchange *exchange);
 void xm_api_chat_completions(xm_exchange *exchange);
+void xm_api_infill(xm_exchange *exchange);
+
+/* api_embeddings.c */
+void xm_api_embeddings(xm_exchange *exchange);
+void xm_api_embedding(xm_exchange *exchange);
 
 /* api_tokens.c */
 void xm_api_tokenize(xm_exchange *exchange);

@@ -1,7 +1,9 @@
 /*
- * api_body.c - the JSON object that most requests bring.
+ * api_body.c - the JSON object that most requests bring, and the model that it names.
  */
 #include "api.h"
+#include "models.h"
+#include "server.h"
 
 cJSON *xm_api_body(xm_exchange *exchange, xm_problem *problem)
 {
@@ -14,4 +16,19 @@ cJSON *xm_api_body(xm_exchange *exchange, xm_problem *problem)
         return NULL;
     }
     return tree;
+}
+
+bool xm_api_read_model(xm_exchange *exchange, const cJSON *body, const char **model,
+                       xm_problem *problem)
+{
+    *model = exchange->server->model_id;
+    if (!xm_json_read_string(body, "model", model, problem))
+        return false;
+    if (!(*model)[0])
+        *model = exchange->server->model_id;
+    if (!xm_model_is_ours(exchange->server, *model))
+        return xm_problem_set(problem, 404, "model_not_found", "model",
+                              "there is no model '%.100s' here; try '%s'", *model,
+                              exchange->server->model_id);
+    return true;
 }

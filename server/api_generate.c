@@ -1,37 +1,21 @@
 /*
- * api_generate.c - POST /v1/completions and /v1/chat/completions: from the body to a generation.
+ * api_generate.c - POST /v1/completions, /v1/chat/completions and /infill: from the body to a
+ * generation.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "api.h"
 #include "generation.h"
-#include "models.h"
 #include "server.h"
 
-static bool read_model(xm_exchange *exchange, const cJSON *body, const char **model,
-                       xm_problem *problem)
-{
-    *model = exchange->server->model_id;
-    if (!xm_json_read_string(body, "model", model, problem))
-        return false;
-    if (!(*model)[0])
-        *model = exchange->server->model_id;
-    if (!xm_model_is_ours(exchange->server, *model))
-        return xm_problem_set(problem, 404, "model_not_found", "model",
-                              "there is no model '%.100s' here; try '%s'", *model,
-                              exchange->server->model_id);
-    return true;
-}
-
-static void generate(xm_exchange *exchange, bool chat)
+static void generate(xm_exchange *exchange, xm_generate_params params)
 {
     xm_server *server = exchange->server;
     xm_problem problem = {0};
     const char *model = NULL;
-    xm_generate_params params = {.chat = chat};
     cJSON *body = xm_api_body(exchange, &problem);
-    bool good = body && read_model(exchange, body, &model, &problem);
+    bool good = body && xm_api_read_model(exchange, body, &model, &problem);
     if (good) {
         xmoe_engine_get_routing(server->engine, &params.routing);
         good = xm_generate_params_read(server->model, exchange->settings, body, &params, &problem);
@@ -47,10 +31,15 @@ static void generate(xm_exchange *exchange, bool chat)
 
 void xm_api_completions(xm_exchange *exchange)
 {
-    generate(exchange, false);
+    generate(exchange, (xm_generate_params){0});
 }
 
 void xm_api_chat_completions(xm_exchange *exchange)
 {
-    generate(exchange, true);
+    generate(exchange, (xm_generate_params){.chat = true});
+}
+
+void xm_api_infill(xm_exchange *exchange)
+{
+    generate(exchange, (xm_generate_params){.infill = true});
 }

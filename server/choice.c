@@ -158,6 +158,9 @@ static bool apply_end(xm_generation *generation, xm_event *copy)
     if (event->finish == XMOE_FINISH_CANCELLED)
         return xm_problem_set(&generation->problem, 503, "cancelled", NULL,
                               "the request was cancelled: the server is shutting down");
+    if (generation->params.embedding != XM_EMBEDDING_NONE && !event->embedding)
+        return xm_problem_set(&generation->problem, 503, "deadline_exceeded", NULL,
+                              "the request ran out of its time");
     int32_t count = generation->params.engine.choices;
     xm_choice *choices = &generation->choices[copy->prompt * count];
     for (int32_t c = 0; c < count; c++) {

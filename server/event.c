@@ -91,6 +91,8 @@ static void lay_out(block *memory, const xmoe_event *from, size_t prompt_length,
     to->prompt_top = take(memory, from->prompt_top, prompt_length * top * sizeof *from->prompt_top);
     to->summary = take(memory, from->summary, sizeof *from->summary);
     to->error = take(memory, from->error, sizeof *from->error);
+    to->embedding =
+        take(memory, from->embedding, (size_t)from->embedding_length * sizeof *from->embedding);
     copy_routed(memory, from, to);
     copy_usage(memory, from, to);
 }

@@ -12,6 +12,7 @@
 #include <sys/random.h>
 
 #include "chat_template.h"
+#include "infill.h"
 #include "router_json.h"
 
 static bool read_sampling(const cJSON *body, xmoe_sampling *sampling, xm_problem *problem)
@@ -202,8 +203,8 @@ static bool read_extras(const cJSON *body, xm_generate_params *params, xm_proble
 
 /* The routing is fixed here even where the request brings none, so that the answer can say which it
  * was. params->routing holds the engine's default on entry. */
-static bool read_routing(const xmoe_model *model, const cJSON *body, xm_generate_params *params,
-                         xm_problem *problem)
+bool xm_routing_read(const xmoe_model *model, const cJSON *body, xm_generate_params *params,
+                     xm_problem *problem)
 {
     const cJSON *router = xm_json_member(body, "router");
     params->engine.routing = &params->routing;
@@ -245,8 +246,9 @@ bool xm_generate_params_read(const xmoe_model *model, const xm_settings *setting
            read_stop(body, params, problem) && read_logprobs(body, params, problem) &&
            read_choices(body, settings, params, problem) &&
            read_max_tokens(body, settings, info, params, problem) &&
-           read_extras(body, params, problem) && read_routing(model, body, params, problem) &&
-           xm_prompts_read(model, settings, body, params, problem);
+           read_extras(body, params, problem) && xm_routing_read(model, body, params, problem) &&
+           (params->infill ? xm_infill_prompt_read(model, settings, body, params, problem)
+                           : xm_prompts_read(model, settings, body, params, problem));
 }
 
 void xm_generate_params_free(xm_generate_params *params)

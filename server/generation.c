@@ -132,7 +132,10 @@ static void finish(xm_exchange *exchange)
     }
     xm_text answer = {0};
     xm_json json = {&answer, false};
-    xm_answer_whole(generation, &json);
+    if (generation->params.embedding == XM_EMBEDDING_NONE)
+        xm_answer_whole(generation, &json);
+    else
+        xm_answer_embeddings(generation, &json);
     xm_exchange_reply_json(exchange, &answer);
 }
 
@@ -272,7 +275,7 @@ void xm_generation_start(xm_exchange *exchange, xm_generate_params *params, cons
         xmoe_error error = {0};
         if (submit(generation, &generation->parts[i], &error))
             continue;
-        xm_problem_engine(&problem, &error, generation->params.chat ? "messages" : "prompt");
+        xm_problem_engine(&problem, &error, generation->params.prompts[i].field);
         cancel(generation);
         xm_exchange_reply_problem(exchange, &problem);
         return;

@@ -22,8 +22,9 @@ static bool start_of_text(const xmoe_model *model, xm_prompt *prompt, xm_problem
     const xmoe_model_info *info = xmoe_model_get_info(model);
     int32_t token = info->bos_token >= 0 ? info->bos_token : info->eos_token;
     if (token < 0)
-        return xm_problem_field(problem, "prompt",
-                                "'prompt' must not be empty: the model has no start token");
+        return xm_problem_field(problem, prompt->field,
+                                "'%s' must not be empty: the model has no start token",
+                                prompt->field);
     free(prompt->tokens);
     prompt->tokens = malloc(sizeof *prompt->tokens);
     if (!prompt->tokens)
@@ -41,7 +42,7 @@ static bool from_text(const xmoe_model *model, const char *text, bool keep, bool
     size_t length = strlen(text);
     if (xmoe_tokenize(model, text, length, special, &prompt->tokens, &prompt->count, &error) !=
         XMOE_OK)
-        return xm_problem_engine(problem, &error, "prompt");
+        return xm_problem_engine(problem, &error, prompt->field);
     if (keep) {
         xm_text_add(&prompt->text, text, length);
         if (prompt->text.failed)
@@ -57,7 +58,8 @@ static bool from_ids(const xmoe_model *model, const cJSON *ids, bool keep, xm_pr
     size_t count = (size_t)cJSON_GetArraySize(ids);
     xm_text bytes = {0};
     if (count == 0)
-        return xm_problem_field(problem, "prompt", "'prompt' holds an empty list of tokens");
+        return xm_problem_field(problem, prompt->field, "'%s' holds an empty list of tokens",
+                                prompt->field);
     prompt->tokens = calloc(count, sizeof *prompt->tokens);
     if (!prompt->tokens)
         return no_memory(problem);
@@ -65,8 +67,8 @@ static bool from_ids(const xmoe_model *model, const cJSON *ids, bool keep, xm_pr
         int64_t id = 0;
         if (!xm_json_whole(item, 0, vocabulary - 1, &id)) {
             xm_text_free(&bytes);
-            return xm_problem_field(problem, "prompt", "'prompt' must hold token ids from 0 to %d",
-                                    vocabulary - 1);
+            return xm_problem_field(problem, prompt->field, "'%s' must hold token ids from 0 to %d",
+                                    prompt->field, vocabulary - 1);
         }
         prompt->tokens[prompt->count++] = (int32_t)id;
         size_t length = 0;
@@ -81,13 +83,13 @@ static bool from_ids(const xmoe_model *model, const cJSON *ids, bool keep, xm_pr
     return failed ? no_memory(problem) : true;
 }
 
-static bool make_prompts(size_t count, const xm_settings *settings, xm_generate_params *params,
-                         xm_problem *problem)
+static bool make_prompts(size_t count, const char *field, const xm_settings *settings,
+                         xm_generate_params *params, xm_problem *problem)
 {
     int64_t most = settings->limits_prompts;
     if ((int64_t)count > most) {
-        xm_problem_field(problem, "prompt",
-                         "'prompt' holds %zu prompts; at most %lld may be asked at once", count,
+        xm_problem_field(problem, field,
+                         "'%s' holds %zu prompts; at most %lld may be asked at once", field, count,
                          (long long)most);
         return false;
     }
@@ -104,6 +106,8 @@ static bool make_prompts(size_t count, const xm_settings *settings, xm_generate_
         return false;
     }
     params->prompt_count = count;
+    for (size_t i = 0; i < count; i++)
+        params->prompts[i].field = field;
     return true;
 }
 
@@ -112,30 +116,31 @@ static bool read_messages(const xmoe_model *model, const xm_settings *settings, 
 {
     xm_text text = {0};
     bool good = xm_chat_apply(cJSON_GetObjectItemCaseSensitive(body, "messages"), &text, problem) &&
-                make_prompts(1, settings, params, problem) &&
+                make_prompts(1, "messages", settings, params, problem) &&
                 from_text(model, text.data, false, false, &params->prompts[0], problem);
     xm_text_free(&text);
     return good;
 }
 
 static bool read_list(const xmoe_model *model, const xm_settings *settings, const cJSON *list,
-                      xm_generate_params *params, xm_problem *problem)
+                      const char *field, xm_generate_params *params, xm_problem *problem)
 {
     if (!list->child)
-        return xm_problem_field(problem, "prompt", "'prompt' must not be an empty array");
+        return xm_problem_field(problem, field, "'%s' must not be an empty array", field);
     if (cJSON_IsNumber(list->child))
-        return make_prompts(1, settings, params, problem) &&
+        return make_prompts(1, field, settings, params, problem) &&
                from_ids(model, list, params->echo, &params->prompts[0], problem);
     bool strings = cJSON_IsString(list->child);
-    if (!make_prompts((size_t)cJSON_GetArraySize(list), settings, params, problem))
+    if (!make_prompts((size_t)cJSON_GetArraySize(list), field, settings, params, problem))
         return false;
     xm_prompt *prompt = params->prompts;
     for (const cJSON *item = list->child; item; item = item->next, prompt++) {
         if (strings ? !cJSON_IsString(item) : !cJSON_IsArray(item))
             return xm_problem_field(
-                problem, "prompt",
-                "'prompt' must be a string, an array of strings, or an array of token ids or of "
-                "arrays of them, not a mixture");
+                problem, field,
+                "'%s' must be a string, an array of strings, or an array of token ids or of "
+                "arrays of them, not a mixture",
+                field);
         bool good = strings
                         ? from_text(model, item->valuestring, params->echo, true, prompt, problem)
                         : from_ids(model, item, params->echo, prompt, problem);
@@ -154,11 +159,26 @@ static bool check_lengths(const xmoe_model *model, const xm_generate_params *par
     bool generates = params->engine.max_tokens > 0;
     for (size_t i = 0; i < params->prompt_count && params->prompt_count > 1; i++)
         if (params->prompts[i].count + generates > (size_t)context)
-            return xm_problem_set(problem, 400, "context_length_exceeded", "prompt",
+            return xm_problem_set(problem, 400, "context_length_exceeded", params->prompts[i].field,
                                   "prompt %zu has %zu tokens%s, the model's context %d", i,
                                   params->prompts[i].count,
                                   generates ? " and leaves no room for output" : "", context);
     return true;
+}
+
+bool xm_prompts_read_from(const xmoe_model *model, const xm_settings *settings, const cJSON *body,
+                          const char *field, xm_generate_params *params, xm_problem *problem)
+{
+    const cJSON *prompt = xm_json_member(body, field);
+    if (!prompt)
+        return xm_problem_field(problem, field, "'%s' is missing", field);
+    if (cJSON_IsArray(prompt))
+        return read_list(model, settings, prompt, field, params, problem) &&
+               check_lengths(model, params, problem);
+    if (!cJSON_IsString(prompt))
+        return xm_problem_field(problem, field, "'%s' must be a string or an array", field);
+    return make_prompts(1, field, settings, params, problem) &&
+           from_text(model, prompt->valuestring, params->echo, true, &params->prompts[0], problem);
 }
 
 bool xm_prompts_read(const xmoe_model *model, const xm_settings *settings, const cJSON *body,
@@ -166,13 +186,8 @@ bool xm_prompts_read(const xmoe_model *model, const xm_settings *settings, const
 {
     if (params->chat)
         return read_messages(model, settings, body, params, problem);
-    const cJSON *prompt = xm_json_member(body, "prompt");
-    if (cJSON_IsArray(prompt))
-        return read_list(model, settings, prompt, params, problem) &&
-               check_lengths(model, params, problem);
-    if (prompt && !cJSON_IsString(prompt))
-        return xm_problem_field(problem, "prompt", "'prompt' must be a string or an array");
-    return make_prompts(1, settings, params, problem) &&
-           from_text(model, prompt ? prompt->valuestring : "", params->echo, true,
-                     &params->prompts[0], problem);
+    if (xm_json_member(body, "prompt"))
+        return xm_prompts_read_from(model, settings, body, "prompt", params, problem);
+    return make_prompts(1, "prompt", settings, params, problem) &&
+           start_of_text(model, &params->prompts[0], problem);
 }

@@ -101,6 +101,18 @@ static void test_reads_tensors(void **state)
     xm_gguf_close(file);
 }
 
+/* Version 2 is laid out like 3. */
+static void test_reads_version_2(void **state)
+{
+    (void)state;
+    xm_buffer out = {0};
+    gguf_put_sample(&out, 5);
+    out.data[4] = 2;
+    gguf_write_bytes(out.data, out.length);
+    xm_buffer_free(&out);
+    assert_true(gguf_survive());
+}
+
 static void test_shows_keys_and_tensors(void **state)
 {
     (void)state;
@@ -184,7 +196,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reads_integers),  cmocka_unit_test(test_reads_other_values),
         cmocka_unit_test(test_reads_tensors),   cmocka_unit_test(test_shows_keys_and_tensors),
-        cmocka_unit_test(test_shortens_values),
+        cmocka_unit_test(test_shortens_values), cmocka_unit_test(test_reads_version_2),
     };
     return cmocka_run_group_tests(tests, gguf_make_directory, gguf_remove_directory);
 }

@@ -46,8 +46,11 @@ static void test_broken_headers(void **state)
     memcpy(out.data + 4, "\0\0\0\3", 4);
     expect_refusal(&out, XMOE_ERROR_UNSUPPORTED, "big-endian");
     gguf_put_header(&out, 0, 0);
-    out.data[4] = 2;
-    expect_refusal(&out, XMOE_ERROR_UNSUPPORTED, "GGUF version 2");
+    out.data[4] = 1;
+    expect_refusal(&out, XMOE_ERROR_UNSUPPORTED, "GGUF version 1, this engine reads versions 2");
+    gguf_put_header(&out, 0, 0);
+    out.data[4] = 4;
+    expect_refusal(&out, XMOE_ERROR_UNSUPPORTED, "GGUF version 4");
     gguf_put_header(&out, 0, UINT64_MAX);
     expect_refusal(&out, XMOE_ERROR_FORMAT, "claims 18446744073709551615 keys and 0 tensors");
     gguf_put_header(&out, UINT64_MAX / 48, 0);

@@ -1,6 +1,5 @@
 /*
- * test_gguf_write.c - writing GGUF files: round trips, the promise of whole or not at all, and
- * changing weight types.
+ * test_gguf_write.c - writing GGUF files: round trips, and the promise of whole or not at all.
  */
 #include "gguf_bytes.h"
 
@@ -215,135 +214,6 @@ static void test_writing_without_memory(void **state)
     assert_int_equal(gguf_files_in_directory(), 1);
 }
 
-/* --- changing weight types -------------------------------------------------------------------- */
-
-static bool count_progress(void *context, const char *what, uint64_t done, uint64_t total)
-{
-    uint64_t *last = context;
-    assert_non_null(what);
-    assert_true(done > *last && done <= total && total == TOTAL * sizeof(float));
-    *last = done;
-    return true;
-}
-
-static const char *expected_type(const xm_gguf_tensor *tensor, const char *type)
-{
-    static const char *const matrices[] = {"token_embd.weight", "odd.weight",
-                                           "blk.1.ffn_up_exps.weight"};
-    for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++)
-        if (strcmp(tensor->name.data, matrices[i]) == 0)
-            return tensor->shape[0] % xm_weight_traits_by_name(type)->block_elements == 0 ? type
-                                                                                          : "F16";
-    return "F32";
-}
-
-static void check_quantized(const char *path, const char *type, const float *values)
-{
-    xm_gguf *file = gguf_must_open(path);
-    check_model_keys(file);
-    for (uint64_t i = 0; i < xm_gguf_tensor_count(file); i++) {
-        const xm_gguf_tensor *tensor = xm_gguf_tensor_at(file, i);
-        assert_string_equal(tensor->traits->name, expected_type(tensor, type));
-        unsigned char expected[TOTAL * sizeof(float)];
-        size_t count = (size_t)(tensor->shape[0] * tensor->shape[1] * tensor->shape[2]);
-        xm_weights_from_f32(tensor->traits, values, NULL, expected, count);
-        assert_memory_equal(tensor->data, expected, tensor->bytes);
-        values += count;
-    }
-    xm_gguf_close(file);
-}
-
-static void test_quantize(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *name;
-        uint32_t file_type;
-    } types[] = {{"F32", 0},   {"F16", 1},     {"Q4_0", 2},  {"Q4_1", 3},
-                 {"Q8_0", 7},  {"Q5_0", 8},    {"Q5_1", 9},  {"Q4_K", 15},
-                 {"Q6_K", 18}, {"IQ4_NL", 25}, {"BF16", 32}, {"MXFP4", 38}};
-    float values[TOTAL];
-    fill(values, TOTAL);
-    write_model(gguf_target, values);
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        uint64_t last = 0;
-        uint32_t file_type;
-        xmoe_error error = {0};
-        if (xmoe_quantize(gguf_target, gguf_other, types[i].name, count_progress, &last, &error) !=
-            XMOE_OK)
-            fail_msg("%s", error.message);
-        assert_int_equal(last, TOTAL * sizeof(float));
-        check_quantized(gguf_other, types[i].name, values);
-        xm_gguf *file = gguf_must_open(gguf_other);
-        assert_int_equal(xm_gguf_get_u32(file, "general.file_type", &file_type, NULL, NULL),
-                         XMOE_OK);
-        assert_int_equal(file_type, types[i].file_type);
-        xm_gguf_close(file);
-    }
-    /* What has the type already is copied; a file may replace itself. */
-    assert_int_equal(xmoe_quantize(gguf_target, gguf_other, "Q4_0", NULL, NULL, NULL), XMOE_OK);
-    assert_int_equal(xmoe_quantize(gguf_other, gguf_other, "Q4_0", NULL, NULL, NULL), XMOE_OK);
-    check_quantized(gguf_other, "Q4_0", values);
-    unlink(gguf_other);
-}
-
-static bool stop_at_end(void *context, const char *what, uint64_t done, uint64_t total)
-{
-    (void)context;
-    (void)what;
-    return done < total;
-}
-
-static void expect_quantize_failure(const char *type, xmoe_progress_fn progress, xmoe_status status,
-                                    const char *message)
-{
-    xmoe_error error = {0};
-    assert_int_equal(xmoe_quantize(gguf_target, gguf_other, type, progress, NULL, &error), status);
-    gguf_expect_message(&error, message);
-    assert_int_equal(gguf_files_in_directory(), 1);
-}
-
-static void test_quantize_refusals(void **state)
-{
-    (void)state;
-    float values[TOTAL] = {0};
-    write_model(gguf_target, values);
-    expect_quantize_failure("Q4_2", NULL, XMOE_ERROR_ARGUMENT, "unknown weight type 'Q4_2'");
-    expect_quantize_failure(NULL, NULL, XMOE_ERROR_ARGUMENT, "unknown weight type ''");
-    expect_quantize_failure("Q8_0", stop_at_end, XMOE_ERROR_ARGUMENT, "stopped");
-    values[3] = NAN;
-    write_model(gguf_target, values);
-    expect_quantize_failure("Q8_0", NULL, XMOE_ERROR_FORMAT, "tensor 'token_embd.weight' has");
-    values[3] = 70000.0f;
-    write_model(gguf_target, values);
-    expect_quantize_failure("F16", NULL, XMOE_ERROR_FORMAT, "values that F16 cannot hold");
-    gguf_write_sample();
-    expect_quantize_failure("Q8_0", NULL, XMOE_ERROR_UNSUPPORTED,
-                            "tensor 'unread.weight' has type 16");
-    unlink(gguf_target);
-    xmoe_error error = {0};
-    assert_int_equal(xmoe_quantize(gguf_target, gguf_other, "F16", NULL, NULL, &error),
-                     XMOE_ERROR_IO);
-    assert_int_equal(gguf_files_in_directory(), 0);
-}
-
-static void test_quantize_without_memory(void **state)
-{
-    (void)state;
-    float values[TOTAL] = {0};
-    write_model(gguf_target, values);
-    xmoe_status status = XMOE_ERROR_MEMORY;
-    int64_t allowed = 0;
-    for (; status != XMOE_OK; allowed++) {
-        xm_memory_fail_after(allowed);
-        status = xmoe_quantize(gguf_target, gguf_other, "Q8_0", NULL, NULL, NULL);
-        xm_memory_fail_after(-1);
-        assert_true(status == XMOE_OK || status == XMOE_ERROR_MEMORY);
-        assert_int_equal(gguf_files_in_directory(), status == XMOE_OK ? 2 : 1);
-    }
-    assert_true(allowed > 10);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -352,9 +222,6 @@ int main(void)
         cmocka_unit_test(test_whole_or_not_at_all),
         cmocka_unit_test(test_unwritable_targets),
         cmocka_unit_test(test_writing_without_memory),
-        cmocka_unit_test(test_quantize),
-        cmocka_unit_test(test_quantize_refusals),
-        cmocka_unit_test(test_quantize_without_memory),
     };
     return cmocka_run_group_tests(tests, gguf_make_directory, gguf_remove_directory);
 }

@@ -136,7 +136,8 @@ static void test_quantized_file_reads(void **state)
     xm_gguf *file = NULL;
     assert_int_equal(xm_model_file_write(plain, network, &vocabulary, &labels, parameters, NULL),
                      XMOE_OK);
-    assert_int_equal(xmoe_quantize(plain, small, "Q8_0", NULL, NULL, NULL), XMOE_OK);
+    assert_int_equal(xmoe_quantize(plain, small, &(xmoe_quantize_options){.type = "Q8_0"}, NULL),
+                     XMOE_OK);
     assert_int_equal(xm_gguf_open(small, &file, NULL), XMOE_OK);
     assert_int_equal(xm_model_file_read(file, network, read, NULL), XMOE_OK);
     for (int32_t i = 0; i < network->parameter_count; i++) {

@@ -77,6 +77,7 @@ check "number beyond its type" wrong "--max-tokens" generate --max-tokens 999999
 check "not a number at all" wrong "--temperature" generate --temperature nan x
 check "flag without its value" wrong "--seed" generate --seed
 check "unknown choice" wrong "Q9_9" quantize --type Q9_9 a b
+check "no type behind a pattern" wrong "PATTERN=TYPE" quantize --tensor-type token_embd.weight a b
 check "missing argument" wrong "INPUT OUTPUT" quantize a
 check "argument too many" wrong "'b'" inspect a b
 check "broken list" wrong "--thresholds" eval --thresholds 0.5,,1 x
@@ -136,11 +137,33 @@ quantize() {
               r["types"]["Q8_0"]["elements"] > r["types"]["F32"]["elements"]' &&
         run 0 generate --quiet --model "$work/q8.gguf" --max-tokens 5 Hello
 }
+quantize_mix() { # patterns, notes
+    run 0 quantize --type Q4_K_M --tensor-type '*ffn_up_exps*=Q5_0' --tensor-type '*.1.*=Q4_1' \
+        "$model" "$work/mix.gguf" && says "rows that are not whole" err &&
+        run 0 inspect --json --tensors --keys "$work/mix.gguf" &&
+        json '{t["name"]: t["type"] for t in r["tensors"]}["blk.1.ffn_up_exps.weight"] == "Q4_1" and
+              {t["name"]: t["type"] for t in r["tensors"]}["blk.1.ffn_gate_inp.weight"] == "F32" and
+              any(k["key"] == "general.file_type" and k["value"] == "15" for k in r["keys"])' &&
+        run 0 generate --quiet --model "$work/mix.gguf" --max-tokens 5 Hello &&
+        run 1 quantize --tensor-type 'blk.99.*=Q4_0' "$model" "$work/never.gguf" &&
+        says "blk.99" err && [ ! -e "$work/never.gguf" ]
+}
+quantize_with_importance() {
+    printf 'Some text of a few words, and some more.\n' >"$work/few.txt"
+    run 0 eval --quiet --model "$model" --importance "$work/importance.gguf" "$work/few.txt" &&
+        run 0 quantize --type Q4_0 "$model" "$work/plain.gguf" &&
+        run 0 quantize --type Q4_0 --importance "$work/importance.gguf" "$model" "$work/weighed.gguf" &&
+        ! cmp -s "$work/plain.gguf" "$work/weighed.gguf" &&
+        run 1 quantize --importance "$model" "$model" "$work/never.gguf" && says "imatrix" err &&
+        [ ! -e "$work/never.gguf" ]
+}
 quantize_refuses() {
     run 1 quantize "$work/cut.gguf" "$work/never.gguf" && [ ! -e "$work/never.gguf" ] &&
         run 1 quantize "$model" "$work/no/such/directory.gguf"
 }
 check "quantize: smaller, and it runs" quantize
+check "quantize: a mix, and types by pattern" quantize_mix
+check "quantize: importance of inputs" quantize_with_importance
 check "quantize: no half output" quantize_refuses
 
 # --- generate ---

@@ -292,8 +292,9 @@ static int run_bench(bench *run)
     const xmoe_model_info *info = run->session.info;
     const int32_t threads =
         run->set->session.threads > 0 ? run->set->session.threads : bench_cpu_count();
+    /* All but F32, F16 and BF16 are multiplied as integers. */
     bool integer =
-        strcmp(info->quantization, "Q8_0") == 0 || strcmp(info->quantization, "Q4_0") == 0;
+        strstr(info->quantization, "F32") == NULL && strstr(info->quantization, "F16") == NULL;
     if (!bench_machine_open(&run->machine, threads, info->isa, integer)) {
         return cli_fail("out of memory");
     }

@@ -77,7 +77,7 @@ size_t bench_model_add_flags(xmoe_random_model *shape, cli_flag *rows)
                                .argument = "TYPE",
                                .type = CLI_STRING,
                                .value = &shape->type,
-                               .choices = "F32|F16|BF16|Q8_0|Q4_0",
+                               .choices = xmoe_weight_types(),
                                .help = "random model: weight type"};
     rows[count++] = (cli_flag){.name = "router-spread",
                                .argument = "X",

@@ -129,6 +129,17 @@ static bool parse_string(const cli_flag *flag, const char *text)
     return true;
 }
 
+static bool parse_strings(const cli_flag *flag, const char *text)
+{
+    cli_strings *list = flag->value;
+    if (list->count == CLI_MAX_STRINGS) {
+        cli_wrong("--%s: at most %d times", flag->name, CLI_MAX_STRINGS);
+        return false;
+    }
+    list->values[list->count++] = text;
+    return true;
+}
+
 static bool parse_bool(const cli_flag *flag, const char *text, bool negated)
 {
     bool value = true;
@@ -156,6 +167,8 @@ static bool parse_value(const cli_flag *flag, const char *text)
         return parse_string(flag, text);
     case CLI_FLOATS:
         return parse_floats(flag, text);
+    case CLI_STRINGS:
+        return parse_strings(flag, text);
     case CLI_FLOAT:
         if (!parse_real(flag, text, &number)) {
             return false;
@@ -173,12 +186,14 @@ static bool parse_value(const cli_flag *flag, const char *text)
 
 enum { HELP_COLUMN = 30, HELP_WIDTH = 90 };
 
-/* Text from HELP_COLUMN on, broken between words. The first line continues what was printed. */
+/* Text from HELP_COLUMN on, broken between words and behind "|". The first line continues what was
+ * printed. */
 static void print_wrapped(const char *text)
 {
     int column = HELP_COLUMN;
     while (*text != '\0') {
-        int length = (int)strcspn(text, " ");
+        int length = (int)strcspn(text, " |");
+        length += text[length] == '|';
         if (column > HELP_COLUMN && column + length > HELP_WIDTH) {
             printf("\n%*s", HELP_COLUMN, "");
             column = HELP_COLUMN;
@@ -186,10 +201,11 @@ static void print_wrapped(const char *text)
         printf("%.*s", length, text);
         column += length;
         text += length;
+        bool space = *text == ' ';
         while (*text == ' ') {
             text++;
         }
-        if (*text != '\0') {
+        if (space && *text != '\0') {
             putchar(' ');
             column++;
         }
@@ -229,6 +245,7 @@ static void format_default(const cli_flag *flag, char *buffer, size_t size)
         }
         break;
     case CLI_FLOATS:
+    case CLI_STRINGS:
         break;
     }
 }

@@ -23,7 +23,8 @@ typedef enum {
     CLI_FLOAT,  /* float * */
     CLI_DOUBLE, /* double * */
     CLI_STRING, /* const char **, points into argv */
-    CLI_FLOATS  /* cli_floats *, written 0.5,0.7,1 */
+    CLI_FLOATS, /* cli_floats *, written 0.5,0.7,1 */
+    CLI_STRINGS /* cli_strings *, one more each time the flag is given; point into argv */
 } cli_type;
 
 #define CLI_MAX_FLOATS 64
@@ -31,6 +32,12 @@ typedef struct {
     float values[CLI_MAX_FLOATS];
     int32_t count;
 } cli_floats;
+
+#define CLI_MAX_STRINGS 64
+typedef struct {
+    const char *values[CLI_MAX_STRINGS];
+    int32_t count;
+} cli_strings;
 
 /* One row of a tool's table. What *value holds before parsing is the default that --help shows. */
 typedef struct {

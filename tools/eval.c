@@ -26,7 +26,7 @@ typedef struct {
     cli_floats thresholds;
     int32_t window, stride, parallel, documents;
     bool kv_f32, expert_usage, csv, json;
-    const char *trace, *usage_file;
+    const char *trace, *usage_file, *importance;
 } settings;
 
 typedef struct {
@@ -212,10 +212,16 @@ static bool finish_outputs(evaluation *run)
     if (set->trace != NULL && !trace_finish(&run->trace)) {
         return false;
     }
+    xmoe_error error;
+    if (set->importance != NULL &&
+        xmoe_engine_write_importance(run->session.engine, set->importance, run->files[0], &error) !=
+            XMOE_OK) {
+        cli_fail("%s", error.message);
+        return false;
+    }
     if (set->usage_file == NULL) {
         return true;
     }
-    xmoe_error error;
     usage_file usage = {.created = time(NULL)};
     usage_file_set_id(&usage, set->usage_file);
     usage_file_set_model(&usage, cli_find_model(set->session.model));
@@ -270,6 +276,7 @@ static int prepare(evaluation *run, settings *set)
     options.prefix_cache = false;
     options.kv_f32 = set->kv_f32;
     options.kv_bytes = kv_bytes(set, info);
+    options.measure_importance = set->importance != NULL;
     return session_start(&run->session, &set->session, &options);
 }
 
@@ -303,7 +310,7 @@ static int run_evaluation(settings *set, const char *const *files, int32_t file_
 int main(int argc, char **argv)
 {
     settings set = {.parallel = 4};
-    cli_flag flags[SESSION_FLAGS + 11];
+    cli_flag flags[SESSION_FLAGS + 12];
     size_t count = session_add_flags(&set.session, flags);
     const cli_flag own[] = {
         {.name = "thresholds",
@@ -362,6 +369,12 @@ int main(int argc, char **argv)
          .type = CLI_STRING,
          .value = &set.usage_file,
          .help = "write the usage of all files as a snapshot for xmoe-usage or a server"},
+        {.name = "importance",
+         .argument = "FILE",
+         .type = CLI_STRING,
+         .value = &set.importance,
+         .help = "write how much each input of each matrix mattered on these texts, for "
+                 "xmoe-quantize --importance"},
         {.name = "csv", .type = CLI_BOOL, .value = &set.csv, .help = "comma-separated output"},
         {.name = "json", .type = CLI_BOOL, .value = &set.json, .help = "JSON output"},
     };
@@ -380,6 +393,7 @@ int main(int argc, char **argv)
         .examples = "  xmoe-eval test.txt\n"
                     "  xmoe-eval --thresholds 0.3,0.5,0.7,0.9,1 --csv en.txt fr.txt > curve.csv\n"
                     "  xmoe-eval --trace en.xmt --usage-file en.json en.txt\n"
+                    "  xmoe-eval --model model.gguf --importance importance.gguf en.txt fr.txt\n"
                     "  xzcat test.txt.xz | xmoe-eval --documents 20 --expert-usage -\n",
         .flags = flags,
         .flag_count = count + sizeof own / sizeof own[0],

@@ -138,7 +138,7 @@ static xmoe_status export_model(const settings *s, const xm_corpus *corpus,
         xm_model_file_write(plain, xm_trainer_network(trainer), &corpus->vocabulary, &labels,
                             xm_trainer_parameters(trainer), error);
     if (status == XMOE_OK)
-        status = xmoe_quantize(plain, small, s->type, NULL, NULL, error);
+        status = xmoe_quantize(plain, small, &(xmoe_quantize_options){.type = s->type}, error);
     if (status == XMOE_OK && !s->quiet)
         cli_warn("wrote %s and %s (%s) after step %llu", plain, small, s->type,
                  (unsigned long long)xm_trainer_steps_done(trainer));
@@ -391,7 +391,7 @@ int main(int argc, char **argv)
              .help = "sequences per domain and validation; 0: all"),
         FLAG("checkpoint-every", "N", CLI_INT, &s.checkpoint_every, .maximum = 1e9,
              .help = "steps between checkpoints; 0: only at the end"),
-        FLAG("type", "TYPE", CLI_STRING, &s.type, .choices = "F32|F16|BF16|Q8_0|Q4_0",
+        FLAG("type", "TYPE", CLI_STRING, &s.type, .choices = xmoe_quantize_types(),
              .help = "weight type of model.gguf (model-f32.gguf is written too)"),
         FLAG("name", "TEXT", CLI_STRING, &s.name, .help = "general.name of the model"),
         FLAG("license", "TEXT", CLI_STRING, &s.license, .default_text = "none",

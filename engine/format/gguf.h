@@ -1,8 +1,10 @@
 /*
- * gguf.h - GGUF v3 files: reading (memory-mapped, nothing trusted) and writing (whole or not at
- * all).
+ * gguf.h - GGUF files: reading versions 2 and 3 (memory-mapped, nothing trusted) and writing
+ * version 3 (whole or not at all).
  *
- * One struct, xm_gguf, owns the map and the tables made from it; xm_gguf_close undoes all. Strings,
+ * One struct, xm_gguf, owns the map and the tables made from it; xm_gguf_close undoes all. A split
+ * file (NAME-00001-of-00003.gguf and so on) is opened by its first part and is one xm_gguf over
+ * several maps: keys are the first part's, tensors those of all parts. Strings,
  * arrays and tensor data handed out point into the map and live until then. The reader checks the
  * container: magic, version, counts against the file's size, every string and array inside the
  * file, unique keys and tensor names, known value types, tensor shapes without overflow, offsets
@@ -44,7 +46,7 @@ typedef struct {
     const xm_weight_traits *traits; /* NULL: a type this engine does not read (sizes unknown) */
     int32_t dimensions;             /* 1..4 */
     uint64_t shape[4];              /* contiguous first; 1 beyond dimensions */
-    uint64_t offset;                /* from the start of the file */
+    uint64_t offset;                /* from the start of the file, or of the part it is in */
     uint64_t bytes;                 /* 0 where traits is NULL */
     const void *data;
 } xm_gguf_tensor;
@@ -92,8 +94,8 @@ void xm_gguf_writer_strings(xm_gguf_writer *writer, const char *key, const xm_st
                             size_t count);
 void xm_gguf_writer_i32s(xm_gguf_writer *writer, const char *key, const int32_t *values,
                          size_t count);
-/* Copies every key of a file, but not those in skip (NULL-terminated list, may be NULL), nor
- * general.alignment: written files have the default of 32. */
+/* Copies every key of a file, but not those in skip (NULL-terminated list, may be NULL), nor those
+ * that say how the file lay: general.alignment (written files have the default of 32), split.*. */
 void xm_gguf_writer_copy_keys(xm_gguf_writer *writer, const xm_gguf *from, const char *const *skip);
 void xm_gguf_writer_tensor(xm_gguf_writer *writer, const char *name, xm_weight_type type,
                            int32_t dimensions, const uint64_t *shape);

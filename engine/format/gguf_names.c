@@ -21,19 +21,26 @@ static int compare_names(const void *a, const void *b)
     return x->length < y->length ? -1 : x->length > y->length;
 }
 
+size_t xm_gguf_sort_names(xm_gguf_name *rows, size_t count)
+{
+    qsort(rows, count, sizeof *rows, compare_names);
+    for (size_t i = 1; i < count; i++)
+        if (compare_names(&rows[i - 1], &rows[i]) == 0)
+            return i;
+    return 0;
+}
+
 /* Sorts an index and refuses equal names. */
 static xmoe_status sort_names(const xm_gguf *file, const char *kind, xm_gguf_name *rows,
                               size_t count, xmoe_error *error)
 {
-    qsort(rows, count, sizeof *rows, compare_names);
-    for (size_t i = 1; i < count; i++)
-        if (compare_names(&rows[i - 1], &rows[i]) == 0) {
-            char name[XM_GGUF_SHOWN];
-            xm_utf8_printable(rows[i].name.data, rows[i].name.length, name, sizeof name);
-            return xm_fail(error, XMOE_ERROR_FORMAT, "%.200s: %s '%s' occurs twice", file->path,
-                           kind, name);
-        }
-    return XMOE_OK;
+    size_t twice = xm_gguf_sort_names(rows, count);
+    if (twice == 0)
+        return XMOE_OK;
+    char name[XM_GGUF_SHOWN];
+    xm_utf8_printable(rows[twice].name.data, rows[twice].name.length, name, sizeof name);
+    return xm_fail(error, XMOE_ERROR_FORMAT, "%.200s: %s '%s' occurs twice", file->path, kind,
+                   name);
 }
 
 /* Moves a name to *next, with a NUL behind it. */

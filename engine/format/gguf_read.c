@@ -3,10 +3,11 @@
  *
  * Owns the map and the tables over it. The file is hostile until proven otherwise: a cursor hands
  * out bytes only after it has compared them with what is left, and counts are compared with the
- * smallest size of what they count before a table is allocated. Refused: versions other than 3,
- * big-endian files, arrays of arrays, doubled names, empty names, zero dimensions, tensors that
- * overlap or lie outside the file. Not seen: a file that somebody truncates while it is mapped
- * (writers must replace files, as gguf_write.c does). Any thread; immutable once open.
+ * smallest size of what they count before a table is allocated. Refused: versions other than 2 and
+ * 3 (which differ in nothing that is read here), big-endian files, arrays of arrays, doubled names,
+ * empty names, zero dimensions, tensors that overlap or lie outside the file. Not seen: a file that
+ * somebody truncates while it is mapped (writers must replace files, as gguf_write.c does). Any
+ * thread; immutable once open.
  */
 #include "format/gguf_file.h"
 
@@ -373,9 +374,10 @@ static xmoe_status read_header(cursor *at, xm_gguf *file)
     memcpy(&version, file->base + 4, sizeof version);
     if (version == UINT32_C(3) << 24)
         return xm_fail(at->error, XMOE_ERROR_UNSUPPORTED, "%.200s is a big-endian GGUF file", path);
-    if (version != 3)
+    if (version != 2 && version != 3)
         return xm_fail(at->error, XMOE_ERROR_UNSUPPORTED,
-                       "%.200s has GGUF version %u, this engine reads version 3", path, version);
+                       "%.200s has GGUF version %u, this engine reads versions 2 and 3", path,
+                       version);
     memcpy(&file->tensor_count, file->base + 8, sizeof file->tensor_count);
     memcpy(&file->key_count, file->base + 16, sizeof file->key_count);
     at->position = HEADER_BYTES;
@@ -450,7 +452,7 @@ static xmoe_status read_mapped(xm_gguf *file, xmoe_error *error)
     return status;
 }
 
-xmoe_status xm_gguf_open(const char *path, xm_gguf **file_out, xmoe_error *error)
+xmoe_status xm_gguf_open_part(const char *path, xm_gguf **file_out, xmoe_error *error)
 {
     *file_out = NULL;
     xm_gguf *file = xm_calloc(1, sizeof *file);
@@ -472,10 +474,28 @@ xmoe_status xm_gguf_open(const char *path, xm_gguf **file_out, xmoe_error *error
     return XMOE_OK;
 }
 
+xmoe_status xm_gguf_open(const char *path, xm_gguf **file_out, xmoe_error *error)
+{
+    xm_gguf *file;
+    xmoe_status status = xm_gguf_open_part(path, &file, error);
+    *file_out = NULL;
+    if (status == XMOE_OK)
+        status = xm_gguf_join_parts(file, error);
+    if (status != XMOE_OK) {
+        xm_gguf_close(file);
+        return status;
+    }
+    *file_out = file;
+    return XMOE_OK;
+}
+
 void xm_gguf_close(xm_gguf *file)
 {
     if (file == NULL)
         return;
+    for (uint32_t i = 0; i < file->part_count; i++)
+        xm_gguf_close(file->parts[i]);
+    xm_free(file->parts);
     if (file->map != NULL)
         munmap(file->map, file->size);
     xm_free(file->keys);

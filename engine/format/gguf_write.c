@@ -2,8 +2,8 @@
  * gguf_write.c - writes a GGUF file whole or not at all.
  *
  * Owns a temporary file beside the target. Before it takes the target's name, its bytes are synced
- * and it is read back by the reader of gguf_read.c: a file that the engine would refuse (a key
- * given twice, rows that are not whole blocks) never appears. The first error sticks and is
+ * and it is read back by the reader of gguf_read.c: a file that it would refuse (a key given twice,
+ * rows that are not whole blocks) never appears. The first error sticks and is
  * reported by xm_gguf_writer_finish. One thread per writer.
  */
 #include "format/gguf_file.h"
@@ -197,9 +197,11 @@ static bool is_listed(const char *const *list, const char *name)
 
 void xm_gguf_writer_copy_keys(xm_gguf_writer *writer, const xm_gguf *from, const char *const *skip)
 {
+    static const char *const layout[] = {"general.alignment", "split.no", "split.count",
+                                         "split.tensors.count", NULL};
     for (uint64_t i = 0; i < from->key_count; i++) {
         const xm_gguf_key *key = &from->keys[i];
-        if (is_listed(skip, key->name.data) || strcmp(key->name.data, "general.alignment") == 0)
+        if (is_listed(skip, key->name.data) || is_listed(layout, key->name.data))
             continue;
         xm_buffer_append(&writer->keys, key->record, key->record_bytes);
         writer->key_count++;
@@ -325,7 +327,7 @@ static void complete(xm_gguf_writer *writer)
         return;
     }
     xm_gguf *check;
-    if (xm_gguf_open(writer->temporary, &check, &writer->error) == XMOE_OK)
+    if (xm_gguf_open_part(writer->temporary, &check, &writer->error) == XMOE_OK)
         xm_gguf_close(check);
 }
 

@@ -1,79 +1,56 @@
 /*
- * quantize.c - rewrites a GGUF file with its matrices in another weight type (xmoe_quantize).
+ * quantize.c - rewrites a GGUF file with its matrices in other weight types (xmoe_quantize).
  *
- * Streams: one piece of one tensor is in memory at a time. Matrices are the tensors of two or more
- * dimensions whose names end in ".weight", but for position_embd.weight and the router's
- * *.ffn_gate_inp.weight; all else becomes F32. A matrix that already has the type is copied as it
- * is; one whose rows are not whole blocks of the type becomes F16. Keys are kept, but that
- * general.file_type and general.quantization_version say what the new file is. Refuses tensors of
- * types that the engine does not read, and values that the new type cannot hold.
+ * Streams: one batch of one tensor, a few MB, is in memory at a time; its pieces are converted by
+ * the threads of a pool of its own. quantize_types.c says which type a tensor gets; a tensor that
+ * has it already is copied as it is. Keys are kept, but that general.file_type and
+ * general.quantization_version say what the new file is, and split files become one. Refuses
+ * tensors of types that the engine does not read, and values that the new type cannot hold. The
+ * result does not depend on the number of threads.
  */
-#include "format/gguf.h"
+#include "format/quantize.h"
 
 #include "base/memory.h"
+#include "base/pool.h"
+#include "format/importance.h"
 
 #include <math.h>
 #include <string.h>
 
 enum {
-    PIECE = 1 << 16, /* elements at a time; whole blocks of every type */
+    PIECE = 1 << 15,     /* elements of a task; whole blocks of every type */
+    BATCH = 16,          /* pieces */
+    THREADS_MAX = BATCH, /* more would have nothing to do */
     QUANTIZATION_VERSION = 2,
 };
 
 typedef struct {
-    const xm_gguf *input;
+    const xmoe_quantize_options *options;
+    xm_gguf *input;
     xm_gguf_writer *output;
-    const xm_weight_traits *matrix_type;
-    float *values;      /* PIECE */
-    float *check;       /* PIECE: what the written blocks give back */
-    unsigned char *raw; /* PIECE elements of any type */
-    xmoe_progress_fn progress;
-    void *progress_context;
+    xm_importance *importance; /* NULL: none */
+    xm_quantize_plan plan;
+    xm_pool *pool;
+    float *values;        /* [threads][2 * PIECE]: of a piece, and what its blocks give back */
+    unsigned char *raw;   /* BATCH pieces of any type */
     uint64_t done, total; /* input bytes */
+    uint64_t unmatched;   /* matrices that importance does not have */
     xmoe_error *error;
 } conversion;
 
-static bool ends_in(xm_string name, const char *suffix)
-{
-    size_t length = strlen(suffix);
-    return name.length >= length && memcmp(name.data + name.length - length, suffix, length) == 0;
-}
+/* Some elements of one tensor. */
+typedef struct {
+    const conversion *job;
+    const xm_gguf_tensor *tensor;
+    const xm_weight_traits *to;
+    const float *importance; /* [experts][columns] or NULL */
+    uint64_t first, end;     /* elements */
+    bool failed[BATCH];      /* by piece: values that are not finite, or do not fit */
+} batch;
 
-static bool is_matrix(const xm_gguf_tensor *tensor)
+static size_t piece_bytes(const xm_weight_traits *traits)
 {
-    return tensor->dimensions >= 2 && ends_in(tensor->name, ".weight") &&
-           !ends_in(tensor->name, ".ffn_gate_inp.weight") &&
-           strcmp(tensor->name.data, "position_embd.weight") != 0;
-}
-
-static const xm_weight_traits *new_type(const conversion *job, const xm_gguf_tensor *tensor)
-{
-    if (!is_matrix(tensor))
-        return xm_weight_traits_of(XM_TYPE_F32);
-    if (tensor->shape[0] % job->matrix_type->block_elements != 0)
-        return xm_weight_traits_of(XM_TYPE_F16);
-    return job->matrix_type;
-}
-
-static xmoe_status describe(conversion *job)
-{
-    static const char *const rewritten[] = {"general.file_type", "general.quantization_version",
-                                            NULL};
-    xm_gguf_writer_copy_keys(job->output, job->input, rewritten);
-    xm_gguf_writer_u32(job->output, rewritten[0], job->matrix_type->file_type);
-    xm_gguf_writer_u32(job->output, rewritten[1], QUANTIZATION_VERSION);
-    for (uint64_t i = 0; i < xm_gguf_tensor_count(job->input); i++) {
-        const xm_gguf_tensor *tensor = xm_gguf_tensor_at(job->input, i);
-        if (tensor->traits == NULL)
-            return xm_fail(job->error, XMOE_ERROR_UNSUPPORTED,
-                           "%.200s: tensor '%s' has type %u, which this engine does not read",
-                           xm_gguf_path(job->input), tensor->name.data, tensor->type_number);
-        xm_gguf_writer_tensor(job->output, tensor->name.data, new_type(job, tensor)->type,
-                              tensor->dimensions, tensor->shape);
-        job->total += tensor->bytes;
-    }
-    xm_gguf_writer_begin(job->output);
-    return XMOE_OK;
+    return PIECE / traits->block_elements * traits->block_bytes;
 }
 
 static bool all_finite(const float *values, size_t count)
@@ -84,79 +61,171 @@ static bool all_finite(const float *values, size_t count)
     return true;
 }
 
-/* count elements, whole blocks of both types. */
-static xmoe_status convert_piece(conversion *job, const xm_gguf_tensor *tensor,
-                                 const xm_weight_traits *to, const unsigned char *from,
-                                 size_t count)
+/* Elements from `first` on, row by row, since each row has the same importance. */
+static void encode(const batch *work, uint64_t first, size_t count, const float *values,
+                   unsigned char *out)
 {
-    size_t bytes = count / to->block_elements * to->block_bytes;
-    xm_weights_to_f32(tensor->traits, from, job->values, count);
-    xm_weights_from_f32(to, job->values, NULL, job->raw, count);
-    xm_weights_to_f32(to, job->raw, job->check, count);
-    if (!all_finite(job->values, count) || !all_finite(job->check, count))
-        return xm_fail(job->error, XMOE_ERROR_FORMAT,
-                       "%.200s: tensor '%s' has values that %s cannot hold (infinite, not a "
-                       "number, or too large)",
-                       xm_gguf_path(job->input), tensor->name.data, to->name);
-    xm_gguf_writer_data(job->output, job->raw, bytes);
+    const xm_weight_traits *to = work->to;
+    uint64_t columns = work->tensor->shape[0], rows = work->tensor->shape[1];
+    if (work->importance == NULL) {
+        xm_weights_from_f32(to, values, NULL, out, count);
+        return;
+    }
+    for (size_t i = 0; i < count;) {
+        uint64_t at = first + i, column = at % columns, expert = at / columns / rows;
+        size_t now = columns - column < count - i ? (size_t)(columns - column) : count - i;
+        xm_weights_from_f32(to, values + i, work->importance + expert * columns + column,
+                            out + i / to->block_elements * to->block_bytes, now);
+        i += now;
+    }
+}
+
+static void run_piece(void *context, int32_t task, int32_t thread)
+{
+    batch *work = context;
+    const conversion *job = work->job;
+    const xm_weight_traits *from = work->tensor->traits;
+    uint64_t first = work->first + (uint64_t)task * PIECE;
+    size_t count = work->end - first < PIECE ? (size_t)(work->end - first) : PIECE;
+    const unsigned char *data = work->tensor->data;
+    unsigned char *out = job->raw + (size_t)task * piece_bytes(work->to);
+    float *values = job->values + (size_t)thread * 2 * PIECE, *check = values + PIECE;
+    xm_weights_to_f32(from, data + first / from->block_elements * from->block_bytes, values, count);
+    encode(work, first, count, values, out);
+    xm_weights_to_f32(work->to, out, check, count);
+    work->failed[task] = !all_finite(values, count) || !all_finite(check, count);
+}
+
+static xmoe_status convert_batch(conversion *job, batch *work)
+{
+    uint64_t count = work->end - work->first;
+    int32_t tasks = (int32_t)((count + PIECE - 1) / PIECE);
+    xm_pool_run(job->pool, tasks, run_piece, work);
+    for (int32_t i = 0; i < tasks; i++)
+        if (work->failed[i])
+            return xm_fail(job->error, XMOE_ERROR_FORMAT,
+                           "%.200s: tensor '%s' has values that %s cannot hold (infinite, not a "
+                           "number, or too large)",
+                           xm_gguf_path(job->input), work->tensor->name.data, work->to->name);
+    xm_gguf_writer_data(job->output, job->raw,
+                        (size_t)(count / work->to->block_elements) * work->to->block_bytes);
     return XMOE_OK;
 }
 
-static xmoe_status convert_tensor(conversion *job, const xm_gguf_tensor *tensor)
+static xmoe_status convert_batches(conversion *job, batch *work)
 {
+    const xm_gguf_tensor *tensor = work->tensor;
     const xm_weight_traits *from = tensor->traits;
-    const xm_weight_traits *to = new_type(job, tensor);
-    uint64_t blocks = tensor->bytes / from->block_bytes;
-    uint64_t piece_blocks = PIECE / from->block_elements;
-    const unsigned char *at = tensor->data;
-    while (blocks > 0) {
-        size_t now = (size_t)(blocks < piece_blocks ? blocks : piece_blocks);
-        size_t bytes = now * from->block_bytes;
+    uint64_t elements = tensor->bytes / from->block_bytes * from->block_elements;
+    for (; work->first < elements; work->first = work->end) {
+        uint64_t left = elements - work->first;
+        work->end = work->first + (left < BATCH * PIECE ? left : BATCH * PIECE);
+        uint64_t start = work->first / from->block_elements * from->block_bytes;
+        uint64_t bytes = work->end / from->block_elements * from->block_bytes - start;
         xmoe_status status = XMOE_OK;
-        if (from == to)
-            xm_gguf_writer_data(job->output, at, bytes);
+        if (from == work->to)
+            xm_gguf_writer_data(job->output, (const char *)tensor->data + start, (size_t)bytes);
         else
-            status = convert_piece(job, tensor, to, at, now * from->block_elements);
+            status = convert_batch(job, work);
         if (status != XMOE_OK)
             return status;
-        at += bytes;
-        blocks -= now;
         job->done += bytes;
-        if (job->progress != NULL &&
-            !job->progress(job->progress_context, "quantizing", job->done, job->total))
+        if (job->options->progress != NULL &&
+            !job->options->progress(job->options->progress_context, "quantizing", job->done,
+                                    job->total))
             return xm_fail_argument(job->error, "progress", "quantizing was stopped");
     }
     return XMOE_OK;
 }
 
-static xmoe_status convert(conversion *job)
+static xmoe_status convert_tensor(conversion *job, uint64_t index)
 {
-    job->values = xm_calloc(PIECE, sizeof *job->values);
-    job->check = xm_calloc(PIECE, sizeof *job->check);
-    job->raw = xm_calloc(PIECE, sizeof(float)); /* no type takes more per element */
-    if (job->values == NULL || job->check == NULL || job->raw == NULL)
-        return xm_fail_memory(job->error, "conversion", PIECE * sizeof(float));
-    xmoe_status status = describe(job);
-    for (uint64_t i = 0; i < xm_gguf_tensor_count(job->input) && status == XMOE_OK; i++)
-        status = convert_tensor(job, xm_gguf_tensor_at(job->input, i));
+    const xm_gguf_tensor *tensor = xm_gguf_tensor_at(job->input, index);
+    float *importance = NULL;
+    xmoe_status status = XMOE_OK;
+    if (job->importance != NULL && xm_quantize_is_matrix(tensor)) {
+        status = xm_importance_of(job->importance, tensor, &importance, job->error);
+        job->unmatched += importance == NULL;
+    }
+    batch work = {
+        .job = job, .tensor = tensor, .to = job->plan.types[index], .importance = importance};
+    if (status == XMOE_OK)
+        status = convert_batches(job, &work);
+    xm_free(importance);
     return status;
 }
 
-xmoe_status xmoe_quantize(const char *input, const char *output, const char *type,
-                          xmoe_progress_fn progress, void *progress_context, xmoe_error *error)
+/* Keys and tensors of the output. */
+static xmoe_status describe(conversion *job)
 {
-    conversion job = {.matrix_type = xm_weight_traits_by_name(type),
-                      .progress = progress,
-                      .progress_context = progress_context,
-                      .error = error};
-    if (job.matrix_type == NULL)
-        return xm_fail_argument(error, "type", "unknown weight type '%.40s': expected one of %s",
-                                type != NULL ? type : "", xm_weight_type_names());
-    xm_gguf *file;
-    xmoe_status status = xm_gguf_open(input, &file, error);
+    static const char *const rewritten[] = {"general.file_type", "general.quantization_version",
+                                            NULL};
+    const xm_gguf_tensor *coarse = NULL;
+    xm_gguf_writer_copy_keys(job->output, job->input, rewritten);
+    xm_gguf_writer_u32(job->output, rewritten[0], job->plan.file_type);
+    xm_gguf_writer_u32(job->output, rewritten[1], QUANTIZATION_VERSION);
+    for (uint64_t i = 0; i < xm_gguf_tensor_count(job->input); i++) {
+        const xm_gguf_tensor *tensor = xm_gguf_tensor_at(job->input, i);
+        if (tensor->traits == NULL)
+            return xm_fail(job->error, XMOE_ERROR_UNSUPPORTED,
+                           "%.200s: tensor '%s' has type %u, which this engine does not read",
+                           xm_gguf_path(job->input), tensor->name.data, tensor->type_number);
+        if (tensor->traits->block_elements > 1 && job->plan.types[i] != tensor->traits)
+            coarse = tensor;
+        xm_gguf_writer_tensor(job->output, tensor->name.data, job->plan.types[i]->type,
+                              tensor->dimensions, tensor->shape);
+        job->total += tensor->bytes;
+    }
+    if (coarse != NULL)
+        xm_quantize_note(job->options,
+                         "the input is quantised already (%s: %s): its error is added to that of "
+                         "the new types",
+                         coarse->name.data, coarse->traits->name);
+    xm_gguf_writer_begin(job->output);
+    return XMOE_OK;
+}
+
+static xmoe_status allocate(conversion *job)
+{
+    int32_t threads = job->options->threads > 0 ? job->options->threads : xm_cpu_count();
+    xmoe_status status =
+        xm_pool_create(threads < THREADS_MAX ? threads : THREADS_MAX, &job->pool, job->error);
     if (status != XMOE_OK)
         return status;
-    job.input = file;
+    size_t scratch = (size_t)xm_pool_threads(job->pool) * 2 * PIECE;
+    job->values = xm_calloc(scratch, sizeof *job->values);
+    job->raw = xm_calloc(BATCH * PIECE, sizeof(float)); /* no type takes more per element */
+    if (job->values == NULL || job->raw == NULL)
+        return xm_fail_memory(job->error, "conversion", (scratch + BATCH * PIECE) * sizeof(float));
+    return XMOE_OK;
+}
+
+static xmoe_status convert(conversion *job)
+{
+    xmoe_status status = XMOE_OK;
+    if (job->options->importance != NULL)
+        status = xm_importance_open(job->options->importance, &job->importance, job->error);
+    if (status == XMOE_OK)
+        status = xm_quantize_plan_types(job->input, job->options, &job->plan, job->error);
+    if (status == XMOE_OK)
+        status = allocate(job);
+    if (status == XMOE_OK)
+        status = describe(job);
+    for (uint64_t i = 0; i < xm_gguf_tensor_count(job->input) && status == XMOE_OK; i++)
+        status = convert_tensor(job, i);
+    if (status == XMOE_OK && job->unmatched > 0)
+        xm_quantize_note(job->options, "%.200s has nothing of %llu matrices",
+                         job->options->importance, (unsigned long long)job->unmatched);
+    return status;
+}
+
+xmoe_status xmoe_quantize(const char *input, const char *output,
+                          const xmoe_quantize_options *options, xmoe_error *error)
+{
+    conversion job = {.options = options, .error = error};
+    xmoe_status status = xm_gguf_open(input, &job.input, error);
+    if (status != XMOE_OK)
+        return status;
     status = xm_gguf_writer_create(output, &job.output, error);
     if (status == XMOE_OK) {
         status = convert(&job);
@@ -165,9 +234,11 @@ xmoe_status xmoe_quantize(const char *input, const char *output, const char *typ
         else
             xm_gguf_writer_abandon(job.output);
     }
+    xm_pool_free(job.pool);
     xm_free(job.values);
-    xm_free(job.check);
     xm_free(job.raw);
-    xm_gguf_close(file);
+    xm_free(job.plan.types);
+    xm_importance_close(job.importance);
+    xm_gguf_close(job.input);
     return status;
 }

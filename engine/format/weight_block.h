@@ -41,6 +41,10 @@ void xm_search_with_minima(const xm_weight_coding *coding, int32_t most, const f
 void xm_search_scales(const xm_weight_coding *coding, int32_t low, int32_t high,
                       const float *values, const float *importance, xm_weight_block *parts);
 
+/* What is left of values by the parts: the sum of importance * (decoded value - value)^2. */
+double xm_block_error(const xm_weight_coding *coding, const xm_weight_block *parts,
+                      const float *values, const float *importance);
+
 static inline uint16_t xm_read_u16(const uint8_t *from)
 {
     uint16_t value;

@@ -89,20 +89,13 @@ void xm_mxfp4_join(const xm_weight_block *parts, uint8_t *block)
     xm_join_nibbles(parts->codes, 16, block + 1);
 }
 
-/* As the OCP specification has it: the exponent of the largest magnitude, less that of FP4's
- * largest (2), then the nearest values; the first of equals. */
-void xm_mxfp4_fill(const float *values, const float *importance, xm_weight_block *parts)
+/* The nearest values under a scale; the first of equals. */
+static void choose_fp4_codes(const float *values, xm_weight_block *parts)
 {
-    (void)importance;
-    float largest = 0.0f;
-    for (size_t i = 0; i < 32; i++)
-        largest = fabsf(values[i]) > largest ? fabsf(values[i]) : largest;
-    if (largest > 0.0f) /* ilogb of infinity is INT_MAX */
-        parts->scale = (uint16_t)xm_clamp_to_int((float)ilogbf(largest) + 125.0f, 0, 254);
-
     float scale = xm_e8m0_to_f32((uint8_t)parts->scale);
     for (size_t i = 0; i < 32; i++) {
         float best = fabsf(values[i]);
+        parts->codes[i] = 0;
         for (uint8_t code = 1; code < 16; code++) {
             float error = fabsf(scale * (float)xm_fp4_values[code] - values[i]);
             if (error < best) {
@@ -110,5 +103,28 @@ void xm_mxfp4_fill(const float *values, const float *importance, xm_weight_block
                 parts->codes[i] = code;
             }
         }
+    }
+}
+
+/* As the OCP specification has it: the exponent of the largest magnitude, less that of FP4's
+ * largest (2), then the nearest values. With importance the exponents beside it are tried too. */
+void xm_mxfp4_fill(const float *values, const float *importance, xm_weight_block *parts)
+{
+    const xm_weight_coding coding = xm_weight_coding_of(XM_TYPE_MXFP4);
+    float largest = 0.0f;
+    for (size_t i = 0; i < 32; i++)
+        largest = fabsf(values[i]) > largest ? fabsf(values[i]) : largest;
+    if (largest > 0.0f) /* ilogb of infinity is INT_MAX */
+        parts->scale = (uint16_t)xm_clamp_to_int((float)ilogbf(largest) + 125.0f, 0, 254);
+    choose_fp4_codes(values, parts);
+    int32_t middle = parts->scale;
+    for (int32_t e = middle - 1; importance != NULL && e <= middle + 1; e += 2) {
+        xm_weight_block other = {.scale = (uint16_t)e};
+        if (e < 0 || e > 254)
+            continue;
+        choose_fp4_codes(values, &other);
+        if (xm_block_error(&coding, &other, values, importance) <
+            xm_block_error(&coding, parts, values, importance))
+            *parts = other;
     }
 }

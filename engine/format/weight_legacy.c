@@ -9,9 +9,10 @@
  *   Q5_1   scale, minimum, 4 bytes, 16 bytes           x = scale * q + minimum
  *
  * Byte j of nibbles holds element j (low) and j + 16 (high); bit i of the fifth bits, as one little
- * endian number, is element i's. Rounding is that of ggml's reference code. Inputs that C leaves
- * undefined there (NaN, infinities, scales so small that their reciprocal overflows) give codes
- * within range instead.
+ * endian number, is element i's. Without importance rounding is that of ggml's reference code; with
+ * it, scales are searched too, but for Q8_0, and what leaves the least error is taken. Inputs that
+ * C leaves undefined there (NaN, infinities, scales so small that their reciprocal overflows) give
+ * codes within range instead.
  */
 #include "format/weight_block.h"
 
@@ -62,6 +63,26 @@ static void fill_range(const float *values, int32_t most, xm_weight_block *parts
         float code = (values[j] - low) * inverse + 0.5f;
         parts->codes[j] = (uint8_t)xm_clamp_to_int(code, 0, most);
     }
+}
+
+/* Replaces the parts by better ones, if a search finds such. */
+static void search(xm_weight_type type, const float *values, const float *importance,
+                   xm_weight_block *parts)
+{
+    const xm_weight_coding coding = xm_weight_coding_of(type);
+    xm_weight_block found = {0};
+    if (coding.minimum)
+        xm_search_with_minima(&coding, 1, values, importance, &found);
+    else
+        xm_search_scales(&coding, 1, 1, values, importance, &found);
+    /* The block has one scale and one minimum: an integer of 0 cannot be stored beside them. */
+    if (found.scales[0] == 0)
+        found.scale = 0;
+    if (found.minima[0] == 0)
+        found.minimum = 0;
+    if (xm_block_error(&coding, &found, values, importance) <
+        xm_block_error(&coding, parts, values, importance))
+        *parts = found;
 }
 
 static void split_fifth_bits(const uint8_t *bits, uint8_t *codes)
@@ -119,8 +140,9 @@ void xm_q4_0_join(const xm_weight_block *parts, uint8_t *block)
 
 void xm_q4_0_fill(const float *values, const float *importance, xm_weight_block *parts)
 {
-    (void)importance;
     fill_signed(values, 8, parts);
+    if (importance != NULL)
+        search(XM_TYPE_Q4_0, values, importance, parts);
 }
 
 /* --- Q4_1 --- */
@@ -141,8 +163,9 @@ void xm_q4_1_join(const xm_weight_block *parts, uint8_t *block)
 
 void xm_q4_1_fill(const float *values, const float *importance, xm_weight_block *parts)
 {
-    (void)importance;
     fill_range(values, 15, parts);
+    if (importance != NULL)
+        search(XM_TYPE_Q4_1, values, importance, parts);
 }
 
 /* --- Q5_0 --- */
@@ -163,8 +186,9 @@ void xm_q5_0_join(const xm_weight_block *parts, uint8_t *block)
 
 void xm_q5_0_fill(const float *values, const float *importance, xm_weight_block *parts)
 {
-    (void)importance;
     fill_signed(values, 16, parts);
+    if (importance != NULL)
+        search(XM_TYPE_Q5_0, values, importance, parts);
 }
 
 /* --- Q5_1 --- */
@@ -187,6 +211,7 @@ void xm_q5_1_join(const xm_weight_block *parts, uint8_t *block)
 
 void xm_q5_1_fill(const float *values, const float *importance, xm_weight_block *parts)
 {
-    (void)importance;
     fill_range(values, 31, parts);
+    if (importance != NULL)
+        search(XM_TYPE_Q5_1, values, importance, parts);
 }

@@ -67,6 +67,20 @@ static double error_of(const group *g, float scale, float minimum, const uint8_t
     return sum;
 }
 
+double xm_block_error(const xm_weight_coding *coding, const xm_weight_block *parts,
+                      const float *values, const float *importance)
+{
+    float decoded[XM_BLOCK_ELEMENTS];
+    double sum = 0.0;
+
+    xm_weight_block_to_f32(coding, parts, decoded);
+    for (size_t i = 0; i < coding->elements; i++) {
+        double error = (double)(decoded[i] - values[i]);
+        sum += (double)importance[i] * error * error;
+    }
+    return sum;
+}
+
 /* Keeps what is better; an error that is not a number never is. */
 static bool improves(double error, double *best)
 {

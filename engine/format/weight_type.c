@@ -6,6 +6,7 @@
  * quantised here is the file that other tools would have made. Pure functions; any thread.
  */
 #include "format/weight_block.h"
+#include "xmoe.h"
 
 #include <string.h>
 
@@ -216,9 +217,6 @@ static const xm_weight_traits table[] = {
     {XM_TYPE_MXFP4, "MXFP4", 32, 17, 38, BLOCKS(mxfp4)},
 };
 
-static const char names[] = "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K "
-                            "IQ4_NL IQ4_XS MXFP4";
-
 enum { TYPES = sizeof table / sizeof *table };
 
 const xm_weight_traits *xm_weight_traits_of(uint32_t type)
@@ -237,9 +235,9 @@ const xm_weight_traits *xm_weight_traits_by_name(const char *name)
     return NULL;
 }
 
-const char *xm_weight_type_names(void)
+const char *xmoe_weight_types(void)
 {
-    return names;
+    return XM_WEIGHT_TYPE_NAMES;
 }
 
 const xm_weight_traits *xm_weight_traits_all(size_t *count)

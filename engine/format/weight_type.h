@@ -53,6 +53,10 @@ typedef struct {
     void (*fill)(const float *values, const float *importance, struct xm_weight_block *parts);
 } xm_weight_traits;
 
+/* The names of all rows, for messages and command lines. */
+#define XM_WEIGHT_TYPE_NAMES                                                                       \
+    "F32|F16|BF16|Q8_0|Q4_0|Q4_1|Q5_0|Q5_1|Q2_K|Q3_K|Q4_K|Q5_K|Q6_K|IQ4_NL|IQ4_XS|MXFP4"
+
 /* Blocks to values and back; count: elements, whole blocks. Blocks may lie at any address.
  * importance: how much the error of each of the count values matters, finite and >= 0, scale
  * without meaning; NULL: all the same. Types without a choice of scales ignore it. */
@@ -67,8 +71,6 @@ const xm_weight_traits *xm_weight_traits_of(uint32_t type);
 const xm_weight_traits *xm_weight_traits_by_name(const char *name);
 /* All rows, in order of names as people list them. */
 const xm_weight_traits *xm_weight_traits_all(size_t *count);
-/* The names of all types in one text, "F32 F16 ..."; for messages. */
-const char *xm_weight_type_names(void);
 
 /* Conversions of single values; to F16 and BF16 by round to nearest even. */
 float xm_f16_to_f32(uint16_t half);

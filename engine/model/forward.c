@@ -33,9 +33,10 @@ static bool allocate_rows(xm_forward *forward)
     forward->routers = xm_calloc(rows, sizeof(const xmoe_router *));
     forward->turns = xm_calloc(rows, turns * sizeof *forward->turns);
     forward->logit_row = xm_calloc(rows, sizeof *forward->logit_row);
+    forward->pooled_row = xm_calloc(rows, sizeof *forward->pooled_row);
     return forward->ordinal != NULL && forward->token != NULL && forward->position != NULL &&
            forward->segment != NULL && forward->routers != NULL && forward->turns != NULL &&
-           forward->logit_row != NULL;
+           forward->logit_row != NULL && forward->pooled_row != NULL;
 }
 
 /* Elements of a row of q, k and v. */
@@ -133,6 +134,7 @@ void xm_forward_free(xm_forward *forward)
     xm_free(forward->routers);
     xm_free(forward->turns);
     xm_free(forward->logit_row);
+    xm_free(forward->pooled_row);
     xm_free(forward->x);
     xm_free(forward->qkv);
     xm_free(forward->update);
@@ -143,6 +145,13 @@ void xm_forward_free(xm_forward *forward)
     xm_activations_free(&forward->attended);
     xm_activations_free(&forward->hidden);
     xm_free(forward);
+}
+
+void xm_forward_observe(xm_forward *forward, const xm_input_observer *observer)
+{
+    forward->observer = observer;
+    if (forward->moe != NULL)
+        xm_moe_scratch_observe(forward->moe, observer);
 }
 
 /* --- the step --------------------------------------------------------------------------------- */
@@ -171,6 +180,7 @@ static void begin_step(xm_forward *forward, const xm_segment *segments, int32_t 
 {
     forward->rows = 0;
     forward->logit_rows = 0;
+    forward->pooled_rows = 0;
     for (int32_t s = 0; s < segment_count; s++) {
         const xm_segment *segment = &segments[s];
         for (int32_t i = 0; i < segment->token_count; i++, forward->rows++) {
@@ -179,6 +189,8 @@ static void begin_step(xm_forward *forward, const xm_segment *segments, int32_t 
             forward->segment[forward->rows] = segment;
             if (i >= segment->logits_from)
                 forward->logit_row[forward->logit_rows++] = forward->rows;
+            if (segment->pooled != NULL)
+                forward->pooled_row[forward->pooled_rows++] = forward->rows;
         }
     }
     xm_attention_begin(&forward->attention, segments, segment_count);
@@ -209,6 +221,22 @@ static void compute_logits(xm_forward *forward)
     xm_products_run(forward, &output, 1, forward->logit_rows);
 }
 
+/* Hands final states to those that pool them. */
+static void pool_states(xm_forward *forward)
+{
+    const xmoe_model *model = forward->model;
+    const xm_activations *normed = &forward->normed;
+    if (forward->pooled_rows == 0)
+        return;
+    xm_normalize(forward, &model->output_norm, forward->pooled_row, forward->pooled_rows, false);
+    for (int32_t i = 0; i < forward->pooled_rows; i++) {
+        int32_t row = forward->pooled_row[i];
+        xm_pooled_take(forward->segment[row]->pooled, forward->position[row],
+                       normed->f32 + (size_t)i * normed->stride,
+                       (size_t)model->info.embedding_length);
+    }
+}
+
 static void run_layer(xm_forward *forward, int32_t index, xm_routed_fn routed, void *routed_context)
 {
     const xm_layer *layer = &forward->model->layers[index];
@@ -233,6 +261,7 @@ const float *xm_forward_step(xm_forward *forward, const xm_segment *segments, in
     xm_pool_run(forward->pool, xm_row_tasks(forward->rows), run_embed, forward);
     for (int32_t i = 0; i < forward->model->info.layer_count; i++)
         run_layer(forward, i, routed, routed_context);
+    pool_states(forward);
     compute_logits(forward);
     return forward->logits;
 }

@@ -10,6 +10,8 @@
 
 #include "base/pool.h"
 #include "model/kv_cache.h"
+#include "model/pooled.h"
+#include "moe/observer.h"
 #include "moe/router.h"
 
 /* Consecutive positions of one sequence. */
@@ -21,6 +23,7 @@ typedef struct {
     const xmoe_routing *routing;
     int32_t logits_from; /* rows from this one (in the segment) on give logits;
                             token_count: none do */
+    xm_pooled *pooled;   /* takes the final hidden states of all rows; NULL: nobody does */
 } xm_segment;
 
 /* Called on the calling thread after the router of each MoE layer has decided for all rows of the
@@ -33,6 +36,8 @@ typedef struct xm_forward xm_forward;
 /* max_rows: most tokens of one step. pool and cache outlive the forward; pool may be NULL. */
 xmoe_status xm_forward_create(const xmoe_model *model, xm_pool *pool, xm_kv_cache *cache,
                               int32_t max_rows, xm_forward **forward, xmoe_error *error);
+/* From the next step on, tells of what matrices are multiplied with; NULL: no more. */
+void xm_forward_observe(xm_forward *forward, const xm_input_observer *observer);
 void xm_forward_free(xm_forward *forward);
 
 /* Writes the rows' keys and values into the cache and returns logits [rows that want

@@ -12,6 +12,7 @@
 
 #include "model/attention.h"
 #include "moe/activations.h"
+#include "moe/observer.h"
 #include "moe/tiles.h"
 
 typedef struct xm_latent_rows xm_latent_rows;
@@ -22,7 +23,8 @@ struct xm_forward {
     xm_pool *pool;
     xm_kv_cache *cache;
     int32_t max_rows;
-    xm_moe_scratch *moe; /* NULL without MoE layers */
+    const xm_input_observer *observer; /* or NULL */
+    xm_moe_scratch *moe;               /* NULL without MoE layers */
     xm_attention attention;
 
     /* Rows of the step. */
@@ -35,6 +37,8 @@ struct xm_forward {
     float *turns;                /* [max_rows][rope dimensions]: see xm_rope_turns */
     int32_t logit_rows;
     int32_t *logit_row; /* [max_rows]: rows that give logits */
+    int32_t pooled_rows;
+    int32_t *pooled_row; /* [max_rows]: rows whose final state a segment's `pooled` takes */
 
     /* Activations; d is the width of the residual stream. */
     float *x; /* [max_rows][x_stride]: the residual stream */

@@ -199,6 +199,9 @@ static void raise_heads(raise_call *call)
     int32_t heads = forward->model->attention.heads;
     size_t work = (size_t)forward->rows * (size_t)heads * (size_t)call->matrices[0].rows *
                   (size_t)call->matrices[0].columns;
+    for (int32_t head = 0; head < heads; head++)
+        xm_observe(forward->observer, &call->matrices[head], call->in,
+                   forward->latent->head_rows + head * forward->latent->max_rows, forward->rows);
     call->row_tiles = (forward->rows + XM_ROW_TILE - 1) / XM_ROW_TILE;
     xm_pool_run(xm_pool_for(forward->pool, work), heads * call->row_tiles, run_raise, call);
 }

@@ -115,7 +115,7 @@ static xmoe_status check_type(const xm_loader *loader, const char *name,
     if (tensor->traits == NULL) {
         snprintf(problem, sizeof problem,
                  "has type number %u, which this engine does not read (it reads %s)",
-                 tensor->type_number, xm_weight_type_names());
+                 tensor->type_number, xmoe_weight_types());
         return fail_tensor(loader, name, problem, error);
     }
     if (type != NULL && tensor->traits != type) {
@@ -431,6 +431,25 @@ static void release_source(const xm_loader *loader)
     }
 }
 
+/* Remembers which tensor packed matrices are of. */
+static xmoe_status name_matrices(const xm_loader *loader, xmoe_error *error)
+{
+    xmoe_model *model = loader->model;
+    model->named = xm_model_allocate(model, loader->item_count, sizeof *model->named);
+    if (model->named == NULL)
+        return xm_fail_memory(error, "names of matrices",
+                              loader->item_count * sizeof *model->named);
+    for (size_t i = 0; i < loader->item_count; i++) {
+        const xm_load_item *item = &loader->items[i];
+        if (item->matrices != NULL && !item->transposed)
+            model->named[model->named_count++] = (xm_named_matrices){.tensor = item->tensor,
+                                                                     .data = item->matrices->data,
+                                                                     .stride = item->stride,
+                                                                     .count = item->count};
+    }
+    return XMOE_OK;
+}
+
 xmoe_status xm_loader_pack(xm_loader *loader, xm_pool *pool, xmoe_progress_fn progress,
                            void *progress_context, xmoe_error *error)
 {
@@ -456,7 +475,7 @@ xmoe_status xm_loader_pack(xm_loader *loader, xm_pool *pool, xmoe_progress_fn pr
             return xm_fail_argument(error, "progress", "stopped while the model was loaded");
     }
     release_source(loader);
-    return XMOE_OK;
+    return name_matrices(loader, error);
 }
 
 void xm_loader_free(xm_loader *loader)

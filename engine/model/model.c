@@ -5,6 +5,8 @@
  */
 #include "base/memory.h"
 #include "model/family.h"
+#include "model/infill.h"
+#include "model/keys.h"
 
 #include <string.h>
 
@@ -152,7 +154,7 @@ static xmoe_status load_tokenizer(xmoe_model *model, xmoe_error *error)
     model->info.vocabulary_size = xm_tokenizer_size(model->tokenizer);
     model->info.bos_token = xm_tokenizer_bos(model->tokenizer);
     model->info.eos_token = xm_tokenizer_eos(model->tokenizer);
-    return XMOE_OK;
+    return xm_infill_read(model->file, model->info.vocabulary_size, &model->info.infill, error);
 }
 
 static xmoe_status load_weights(xm_loader *loader, const xmoe_model_options *options,
@@ -171,6 +173,16 @@ static xmoe_status load_weights(xm_loader *loader, const xmoe_model_options *opt
     return status;
 }
 
+static xmoe_status read_pooling(xm_loader *loader, xmoe_error *error)
+{
+    int32_t pooling = XMOE_POOLING_MEAN;
+    xmoe_status status =
+        xm_key_count(loader, "pooling_type", false, XM_MAX_CONTEXT, &pooling, error);
+    bool known = pooling == XMOE_POOLING_FIRST || pooling == XMOE_POOLING_LAST;
+    loader->model->info.pooling = known ? (xmoe_pooling)pooling : XMOE_POOLING_MEAN;
+    return status;
+}
+
 static xmoe_status fill_model(xm_loader *loader, const xmoe_model_options *options,
                               xmoe_error *error)
 {
@@ -182,7 +194,8 @@ static xmoe_status fill_model(xm_loader *loader, const xmoe_model_options *optio
         (loader->architecture = family->architecture, status = family->bind(loader, error)) !=
             XMOE_OK ||
         (status = xm_loader_check_all_bound(loader, error)) != XMOE_OK ||
-        (status = describe_texts(model, error)) != XMOE_OK)
+        (status = describe_texts(model, error)) != XMOE_OK ||
+        (status = read_pooling(loader, error)) != XMOE_OK)
         return status;
     return load_weights(loader, options, error);
 }

@@ -90,6 +90,14 @@ typedef struct {
     xm_moe_layer moe; /* where is_moe */
 } xm_layer;
 
+/* Where the matrices of a tensor lie packed. */
+typedef struct {
+    const xm_gguf_tensor *tensor;
+    const uint8_t *data; /* of the first */
+    size_t stride;       /* bytes from one to the next */
+    size_t count;
+} xm_named_matrices;
+
 struct xmoe_model {
     xmoe_model_info info;
     xm_gguf *file;
@@ -106,10 +114,12 @@ struct xmoe_model {
     const float *position_embedding; /* [context][d], or NULL where positions turn (rope) */
     const float *rope_divisors;      /* as in the file; the rope's frequencies hold them */
     xm_norm output_norm;
-    xm_linear output;    /* [vocabulary x d]; may be the token embedding's */
-    xm_layer *layers;    /* [info.layer_count] */
-    int32_t *moe_layers; /* [info.moe_layer_count]: layer of each MoE layer */
-    void *arena;         /* owns all weights and strings (loader.c) */
+    xm_linear output;         /* [vocabulary x d]; may be the token embedding's */
+    xm_layer *layers;         /* [info.layer_count] */
+    int32_t *moe_layers;      /* [info.moe_layer_count]: layer of each MoE layer */
+    xm_named_matrices *named; /* [named_count], in order of data; without those transposed */
+    size_t named_count;
+    void *arena; /* owns all weights and strings (loader.c) */
 };
 
 #endif

@@ -100,6 +100,10 @@ void xm_products_run(const xm_forward *forward, xm_product *products, int32_t co
     for (int32_t i = 0; i < count; i++) {
         const xm_matrix *weight = &products[i].linear->weight;
         products[i].forward = forward;
+        xm_observe(forward->observer, weight, products[i].in, forward->ordinal, rows);
+        if (products[i].gate != NULL)
+            xm_observe(forward->observer, &products[i].gate->weight, products[i].in,
+                       forward->ordinal, rows);
         products[i].tiles = xm_tiles_plan(rows, weight->panels, xm_pool_threads(forward->pool));
         work += (size_t)rows * (size_t)weight->rows * (size_t)weight->columns;
         tasks += products[i].tiles.tasks;

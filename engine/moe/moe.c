@@ -24,6 +24,7 @@ enum {
 };
 
 struct xm_moe_scratch {
+    const xm_input_observer *observer; /* or NULL */
     int32_t max_rows, experts;
     int32_t capacity; /* pairs of one wave */
     float *score;     /* [max_rows][experts]: router logits, then scores */
@@ -124,6 +125,11 @@ void xm_moe_scratch_free(xm_moe_scratch *scratch)
     xm_free(scratch->gate);
     xm_free(scratch->out);
     xm_free(scratch);
+}
+
+void xm_moe_scratch_observe(xm_moe_scratch *scratch, const xm_input_observer *observer)
+{
+    scratch->observer = observer;
 }
 
 /* --- route ------------------------------------------------------------------------------------ */
@@ -279,6 +285,23 @@ static void run_down(void *context, int32_t index, int32_t thread)
     }
 }
 
+/* After run_up: the inputs of the wave's experts. */
+static void tell_inputs(const moe_call *call)
+{
+    const xm_moe_layer *layer = call->layer;
+    const xm_moe_scratch *scratch = call->scratch;
+    const int32_t *offset = scratch->dispatch.offset;
+    for (int32_t e = call->first_expert; scratch->observer != NULL && e < call->end_expert; e++) {
+        const int32_t *rows = scratch->dispatch.row + offset[e];
+        int32_t count = offset[e + 1] - offset[e];
+        if (layer->gate != NULL)
+            xm_observe(scratch->observer, &layer->gate[e], call->h, rows, count);
+        xm_observe(scratch->observer, &layer->up[e], call->h, rows, count);
+        xm_observe(scratch->observer, &layer->down[e], &scratch->hidden,
+                   scratch->ordinal + offset[e] - offset[call->first_expert], count);
+    }
+}
+
 /* Experts [first_expert, end_expert), whose pairs fit in the scratch. */
 static void run_wave(moe_call *call, xm_pool *pool)
 {
@@ -291,6 +314,7 @@ static void run_wave(moe_call *call, xm_pool *pool)
     int32_t tasks = xm_dispatch_plan(&scratch->dispatch, call->first_expert, call->end_expert,
                                      layer->up[0].panels, threads, scratch->tasks);
     xm_pool_run(workers, tasks, run_up, call);
+    tell_inputs(call);
     /* One row tile: the tasks go over the experts' own tiles. */
     call->tiles = xm_tiles_plan(1, layer->down[0].panels, threads);
     xm_pool_run(workers, call->tiles.tasks, run_down, call);

@@ -13,6 +13,7 @@
 #include "base/pool.h"
 #include "kernels/kernels.h"
 #include "moe/activations.h"
+#include "moe/observer.h"
 #include "moe/router.h"
 
 /* One layer's weights. Expert e is down[e] . activation(gate[e] . x, up[e] . x), each product with
@@ -37,6 +38,9 @@ typedef struct xm_moe_scratch xm_moe_scratch;
  */
 xmoe_status xm_moe_scratch_create(int32_t max_rows, int32_t experts, int32_t hidden, int32_t width,
                                   bool gated, xm_moe_scratch **scratch, xmoe_error *error);
+/* Tells from now on of what experts' matrices are multiplied with, the router's not; NULL: no more.
+ */
+void xm_moe_scratch_observe(xm_moe_scratch *scratch, const xm_input_observer *observer);
 void xm_moe_scratch_free(xm_moe_scratch *scratch);
 
 /* residual[row * residual_stride + ...] += output_scale * sum over the row's chosen experts e of

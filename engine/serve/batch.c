@@ -154,18 +154,20 @@ static void lay_out(xm_batch *batch)
     for (int32_t i = 0; i < batch->entry_count; i++) {
         xm_batch_entry *entry = &batch->entries[i];
         const xm_sequence *sequence = entry->sequence;
+        xm_request *request = sequence->request;
         entry->row = batch->rows;
         entry->logits_from = logits_from(entry);
         xm_sequence_tokens(sequence, entry->position, entry->count, batch->tokens + batch->rows);
         for (int32_t j = 0; j < entry->count; j++)
-            batch->is_decode[batch->rows + j] =
-                entry->position + j >= sequence->request->prompt_length;
-        batch->segments[i] = (xm_segment){.tokens = batch->tokens + batch->rows,
-                                          .token_count = entry->count,
-                                          .position = entry->position,
-                                          .blocks = sequence->blocks,
-                                          .routing = &sequence->request->routing,
-                                          .logits_from = entry->logits_from};
+            batch->is_decode[batch->rows + j] = entry->position + j >= request->prompt_length;
+        batch->segments[i] =
+            (xm_segment){.tokens = batch->tokens + batch->rows,
+                         .token_count = entry->count,
+                         .position = entry->position,
+                         .blocks = sequence->blocks,
+                         .routing = &request->routing,
+                         .logits_from = entry->logits_from,
+                         .pooled = request->embedding != NULL ? &request->pooled : NULL};
         batch->rows += entry->count;
     }
 }

@@ -14,6 +14,7 @@
  */
 #include "base/memory.h"
 #include "model/forward.h"
+#include "model/importance_meter.h"
 #include "model/model.h"
 #include "serve/scheduler.h"
 #include "serve/stats.h"
@@ -29,6 +30,7 @@ struct xmoe_engine {
     xm_pool *pool;
     xm_kv_cache *cache;
     xm_forward *forward;
+    xm_importance_meter *importance; /* NULL unless measured */
     xm_usage *usage;
     xm_trace *trace;
     xm_scheduler *scheduler; /* the thread's alone, once it runs */
@@ -224,6 +226,10 @@ static xmoe_status create_parts(xmoe_engine *engine, xmoe_error *error)
     if (status == XMOE_OK)
         status = xm_forward_create(engine->model, engine->pool, engine->cache,
                                    engine->options.step_tokens, &engine->forward, error);
+    if (status == XMOE_OK && engine->options.measure_importance)
+        status = xm_importance_meter_create(engine->model, &engine->importance, error);
+    if (status == XMOE_OK && engine->importance != NULL)
+        xm_forward_observe(engine->forward, xm_importance_meter_observer(engine->importance));
     if (status == XMOE_OK)
         status = create_usage(engine, error);
     if (status == XMOE_OK)
@@ -239,6 +245,7 @@ static void destroy(xmoe_engine *engine)
     xm_trace_free(engine->trace);
     xm_usage_free(engine->usage);
     xm_forward_free(engine->forward);
+    xm_importance_meter_free(engine->importance);
     xm_kv_cache_free(engine->cache);
     xm_pool_free(engine->pool);
     pthread_cond_destroy(&engine->wake);
@@ -432,4 +439,13 @@ xmoe_status xmoe_usage_reset(xmoe_engine *engine, xmoe_usage **usage, xmoe_error
 void xmoe_engine_set_trace(xmoe_engine *engine, xmoe_route_fn on_routes, void *context)
 {
     xm_trace_set(engine->trace, on_routes, context);
+}
+
+xmoe_status xmoe_engine_write_importance(xmoe_engine *engine, const char *path, const char *dataset,
+                                         xmoe_error *error)
+{
+    if (engine->importance == NULL)
+        return xm_fail_argument(error, "measure_importance",
+                                "the engine was created without measure_importance");
+    return xm_importance_meter_write(engine->importance, path, dataset, error);
 }

@@ -121,5 +121,9 @@ void xm_event_end(const xm_scheduler *s, const xm_request *request, xmoe_finish 
                         .summary = &summary,
                         .usage = own_usage(request),
                         .error = finish == XMOE_FINISH_ERROR ? &request->error : NULL};
+    if (finish == XMOE_FINISH_LENGTH && request->embedding != NULL) {
+        event.embedding = request->embedding;
+        event.embedding_length = request->embedding_length;
+    }
     emit(request, &event);
 }

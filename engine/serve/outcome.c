@@ -149,6 +149,19 @@ static void collect(xm_scheduler *s, xm_sequence *sequence, const float *logits,
                                                               (size_t)request->params.top_logprobs;
 }
 
+/* From the pooled states; false if it is not finite. */
+static bool make_embedding(xm_request *request)
+{
+    const xm_pooled *pooled = &request->pooled;
+    double share = pooled->pooling == XMOE_POOLING_MEAN ? 1.0 / pooled->positions : 1.0;
+    bool finite = true;
+    for (int32_t i = 0; i < request->embedding_length; i++) {
+        request->embedding[i] = (float)(pooled->sum[i] * share);
+        finite = finite && isfinite(request->embedding[i]);
+    }
+    return finite;
+}
+
 /* The prompt is complete: each choice samples its first token from the same row. */
 static void begin_output(xm_scheduler *s, xm_request *request, const float *logits)
 {
@@ -157,6 +170,11 @@ static void begin_output(xm_scheduler *s, xm_request *request, const float *logi
         if (request->live == 0)
             return;
         xm_event_prompt(request);
+    }
+    if (request->embedding != NULL && !make_embedding(request)) {
+        end_with_error(s, request, XMOE_ERROR_INTERNAL,
+                       "the model gave a state that is NaN or infinite");
+        return;
     }
     if (request->max_tokens == 0) {
         s->stats.prompt_tokens += (uint64_t)request->prompt_length;

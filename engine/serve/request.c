@@ -91,6 +91,12 @@ static xmoe_status check_rest(const xmoe_request_params *p, xmoe_error *error)
     for (size_t i = 0; i < p->stop_count; i++)
         if (p->stop == NULL || p->stop[i] == NULL || p->stop[i][0] == '\0')
             return xm_fail_argument(error, "stop", "stop string %zu is empty", i);
+    if (p->pooling < XMOE_POOLING_NONE || p->pooling > XMOE_POOLING_LAST)
+        return xm_fail_argument(error, "pooling", "pooling is %d, which is none", (int)p->pooling);
+    if (p->pooling != XMOE_POOLING_NONE && (p->max_tokens > 0 || p->choices > 1))
+        return xm_fail_argument(error, "pooling",
+                                "an embedding takes max_tokens 0 and one choice, not %d and %d",
+                                p->max_tokens, p->choices);
     if (!(p->deadline_seconds >= 0 && p->deadline_seconds < 1e9))
         return xm_fail_argument(error, "deadline_seconds",
                                 "deadline_seconds is %g, must be 0 (none) or more",
@@ -141,9 +147,24 @@ static bool copy_params(xm_request *r, const xmoe_request_params *params)
            xm_stop_set_init(&r->stops, params->stop, params->stop_count);
 }
 
+/* All positions must be computed here: none may come from the prefix cache. */
+static bool create_pooled(xm_request *r, const xmoe_model_info *info)
+{
+    if (r->params.pooling == XMOE_POOLING_NONE)
+        return true;
+    r->params.cache_prompt = false;
+    r->embedding_length = info->embedding_length;
+    r->pooled.pooling = r->params.pooling;
+    r->pooled.sum = xm_calloc((size_t)info->embedding_length, sizeof *r->pooled.sum);
+    r->embedding = xm_calloc((size_t)info->embedding_length, sizeof *r->embedding);
+    return r->pooled.sum != NULL && r->embedding != NULL;
+}
+
 static bool create_results(xm_request *r, const xmoe_model *model)
 {
     const xmoe_model_info *info = &model->info;
+    if (!create_pooled(r, info))
+        return false;
     size_t prompt = (size_t)r->prompt_length, top = (size_t)r->params.top_logprobs;
     if (r->params.prompt_logprobs) {
         r->prompt_logprobs = xm_calloc(prompt, sizeof(float));
@@ -224,6 +245,8 @@ void xm_request_free(xm_request *r)
     xm_usage_view_free(r->usage);
     xm_free(r->prompt_logprobs);
     xm_free(r->prompt_top);
+    xm_free(r->pooled.sum);
+    xm_free(r->embedding);
     xm_free(r);
 }
 

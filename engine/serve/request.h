@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "model/pooled.h"
 #include "serve/block_pool.h"
 #include "serve/route_log.h"
 #include "serve/text_stream.h"
@@ -70,6 +71,9 @@ struct xm_request {
     uint64_t completion_tokens;
     uint64_t layer_positions;       /* (position, MoE layer) pairs computed, each once */
     uint64_t activations;           /* experts that these took */
+    xm_pooled pooled;               /* with pooling: its prompt's states; owns pooled.sum */
+    float *embedding;               /* [d], made of it for END, or NULL */
+    int32_t embedding_length;       /* d with pooling, else 0 */
     xm_usage_view *usage;           /* its own; made at submission, so that END cannot lack it */
     int32_t scored;                 /* prompt positions with known logprob; the first is NaN */
     float *prompt_logprobs;         /* [prompt_length] or NULL */

@@ -35,6 +35,16 @@ def completions():
     assert len(best.choices) == 1
 
 
+def embeddings():
+    answer = client.embeddings.create(model=MODEL, input=["one", "two"])  # asks for base64
+    assert [item.index for item in answer.data] == [0, 1] and answer.usage.prompt_tokens > 1
+    plain = client.embeddings.create(model=MODEL, input="two", encoding_format="float")
+    assert all(abs(a - b) < 1e-6 for a, b in zip(answer.data[1].embedding, plain.data[0].embedding))
+    assert abs(sum(x * x for x in plain.data[0].embedding) - 1) < 1e-4
+    few = client.embeddings.create(model=MODEL, input="two", dimensions=3)
+    assert len(few.data[0].embedding) == 3
+
+
 def completion_stream():
     arguments = dict(
         model=MODEL, prompt="stream", max_tokens=9, seed=3, extra_body={"ignore_eos": True}
@@ -119,7 +129,7 @@ async def asynchronous():
         assert [chunk async for chunk in stream][-1].choices[0].finish_reason
 
 
-for check in (models, completions, completion_stream, chat, chat_stream, left_streams, errors):
+for check in (models, completions, embeddings, completion_stream, chat, chat_stream, left_streams, errors):
     check()
 asyncio.run(asynchronous())
 print("openai", openai.__version__, "client: all checks passed")
