@@ -7,7 +7,7 @@
 
 static const char *const symbols[] = {"+", "-", "*", "/", "//", "%", "**", "~"};
 
-static _Noreturn void fail_types(xm_jinja_run *run, xm_jinja_operator operator, xm_jinja_value a,
+static _Noreturn void fail_types(xm_jinja_run *run, xm_jinja_operator operation, xm_jinja_value a,
                                  xm_jinja_value b)
 {
     const xm_jinja_value *undefined = a.type == XM_JINJA_UNDEFINED   ? &a
@@ -15,7 +15,7 @@ static _Noreturn void fail_types(xm_jinja_run *run, xm_jinja_operator operator, 
                                                                      : NULL;
     if (undefined)
         xm_jinja_fail(&run->job, XM_JINJA_RUNTIME, "'%.100s' is undefined", undefined->name);
-    xm_jinja_fail(&run->job, XM_JINJA_RUNTIME, "'%s' does not take %s and %s", symbols[operator],
+    xm_jinja_fail(&run->job, XM_JINJA_RUNTIME, "'%s' does not take %s and %s", symbols[operation],
                   xm_jinja_type_name(a), xm_jinja_type_name(b));
 }
 
@@ -32,17 +32,17 @@ static xm_jinja_value raise_integer(xm_jinja_run *run, int64_t base, int64_t pow
     return xm_jinja_integer(power > 64 && base == -1 && power % 2 ? -1 : result);
 }
 
-static xm_jinja_value whole(xm_jinja_run *run, xm_jinja_operator operator, int64_t a, int64_t b)
+static xm_jinja_value whole(xm_jinja_run *run, xm_jinja_operator operation, int64_t a, int64_t b)
 {
     int64_t result = 0;
     bool overflow = false;
-    bool divides = operator== XM_JINJA_FLOOR_DIVIDE || operator== XM_JINJA_MODULO;
+    bool divides = operation == XM_JINJA_FLOOR_DIVIDE || operation == XM_JINJA_MODULO;
     if (divides && b == 0)
         xm_jinja_fail(&run->job, XM_JINJA_RUNTIME, "division by zero");
     if (divides && b == -1) /* INT64_MIN / -1 does not fit */
-        return operator== XM_JINJA_MODULO ? xm_jinja_integer(0)
-                                          : whole(run, XM_JINJA_SUBTRACT, 0, a);
-    switch (operator) {
+        return operation == XM_JINJA_MODULO ? xm_jinja_integer(0)
+                                            : whole(run, XM_JINJA_SUBTRACT, 0, a);
+    switch (operation) {
     case XM_JINJA_ADD:
         overflow = __builtin_add_overflow(a, b, &result);
         break;
@@ -68,13 +68,13 @@ static xm_jinja_value whole(xm_jinja_run *run, xm_jinja_operator operator, int64
     return xm_jinja_integer(result);
 }
 
-static xm_jinja_value real(xm_jinja_run *run, xm_jinja_operator operator, double a, double b)
+static xm_jinja_value real(xm_jinja_run *run, xm_jinja_operator operation, double a, double b)
 {
-    bool divides = operator== XM_JINJA_DIVIDE || operator== XM_JINJA_FLOOR_DIVIDE || operator==
-        XM_JINJA_MODULO;
+    bool divides = operation == XM_JINJA_DIVIDE || operation == XM_JINJA_FLOOR_DIVIDE ||
+                   operation == XM_JINJA_MODULO;
     if (divides && b == 0)
         xm_jinja_fail(&run->job, XM_JINJA_RUNTIME, "division by zero");
-    switch (operator) {
+    switch (operation) {
     case XM_JINJA_ADD:
         return xm_jinja_float(a + b);
     case XM_JINJA_SUBTRACT:
@@ -119,41 +119,41 @@ static xm_jinja_value repeat(xm_jinja_run *run, xm_jinja_value value, int64_t ti
     return xm_jinja_text(xm_jinja_built(&builder));
 }
 
-xm_jinja_value xm_jinja_calculate(xm_jinja_run *run, xm_jinja_operator operator, xm_jinja_value a,
+xm_jinja_value xm_jinja_calculate(xm_jinja_run *run, xm_jinja_operator operation, xm_jinja_value a,
                                   xm_jinja_value b)
 {
-    if (operator== XM_JINJA_CONCATENATE)
+    if (operation == XM_JINJA_CONCATENATE)
         return xm_jinja_text(xm_jinja_concatenate(&run->job, xm_jinja_to_string(&run->job, a),
                                                   xm_jinja_to_string(&run->job, b)));
-    if (operator== XM_JINJA_MODULO && a.type == XM_JINJA_STRING)
+    if (operation == XM_JINJA_MODULO && a.type == XM_JINJA_STRING)
         return xm_jinja_text(xm_jinja_percent(run, a.string, b));
     if (xm_jinja_is_number(a) && xm_jinja_is_number(b)) {
         bool floats =
-            a.type == XM_JINJA_FLOAT || b.type == XM_JINJA_FLOAT || operator== XM_JINJA_DIVIDE;
+            a.type == XM_JINJA_FLOAT || b.type == XM_JINJA_FLOAT || operation == XM_JINJA_DIVIDE;
         if (floats)
-            return real(run, operator, xm_jinja_number(a), xm_jinja_number(b));
-        return whole(run, operator, a.type == XM_JINJA_BOOLEAN ? a.boolean : a.integer,
+            return real(run, operation, xm_jinja_number(a), xm_jinja_number(b));
+        return whole(run, operation, a.type == XM_JINJA_BOOLEAN ? a.boolean : a.integer,
                      b.type == XM_JINJA_BOOLEAN ? b.boolean : b.integer);
     }
-    if (operator== XM_JINJA_ADD && a.type == XM_JINJA_STRING && b.type == XM_JINJA_STRING)
+    if (operation == XM_JINJA_ADD && a.type == XM_JINJA_STRING && b.type == XM_JINJA_STRING)
         return xm_jinja_text(xm_jinja_concatenate(&run->job, a.string, b.string));
-    if (operator== XM_JINJA_ADD && a.type == XM_JINJA_LIST && b.type == XM_JINJA_LIST &&
+    if (operation == XM_JINJA_ADD && a.type == XM_JINJA_LIST && b.type == XM_JINJA_LIST &&
         a.list->tuple == b.list->tuple)
         return join_lists(run, a.list, b.list);
-    if (operator== XM_JINJA_MULTIPLY &&
-        b.type == XM_JINJA_INTEGER &&(a.type == XM_JINJA_STRING || a.type == XM_JINJA_LIST))
+    if (operation == XM_JINJA_MULTIPLY && b.type == XM_JINJA_INTEGER &&
+        (a.type == XM_JINJA_STRING || a.type == XM_JINJA_LIST))
         return repeat(run, a, b.integer);
-    if (operator== XM_JINJA_MULTIPLY &&
-        a.type == XM_JINJA_INTEGER &&(b.type == XM_JINJA_STRING || b.type == XM_JINJA_LIST))
+    if (operation == XM_JINJA_MULTIPLY && a.type == XM_JINJA_INTEGER &&
+        (b.type == XM_JINJA_STRING || b.type == XM_JINJA_LIST))
         return repeat(run, b, a.integer);
-    fail_types(run, operator, a, b);
+    fail_types(run, operation, a, b);
 }
 
-bool xm_jinja_is_true_that(xm_jinja_run *run, xm_jinja_operator operator, xm_jinja_value a,
+bool xm_jinja_is_true_that(xm_jinja_run *run, xm_jinja_operator operation, xm_jinja_value a,
                            xm_jinja_value b)
 {
     xm_jinja_job *job = &run->job;
-    switch (operator) {
+    switch (operation) {
     case XM_JINJA_EQUAL:
         return xm_jinja_equal(job, a, b);
     case XM_JINJA_UNEQUAL:

@@ -235,13 +235,13 @@ static xm_jinja_value compare(xm_jinja_run *run, const xm_jinja_node *node)
 static xm_jinja_value sign(xm_jinja_run *run, const xm_jinja_node *node)
 {
     xm_jinja_value value = xm_jinja_evaluate(run, node->a);
-    xm_jinja_operator operator= node->kind == XM_JINJA_NODE_NEGATIVE ? XM_JINJA_SUBTRACT
-                                                                     : XM_JINJA_ADD;
+    xm_jinja_operator operation =
+        node->kind == XM_JINJA_NODE_NEGATIVE ? XM_JINJA_SUBTRACT : XM_JINJA_ADD;
     if (!xm_jinja_is_number(value))
         xm_jinja_fail(&run->job, XM_JINJA_RUNTIME, "a %s has no sign", xm_jinja_type_name(value));
-    if (value.type == XM_JINJA_FLOAT && operator== XM_JINJA_SUBTRACT)
+    if (value.type == XM_JINJA_FLOAT && operation == XM_JINJA_SUBTRACT)
         return xm_jinja_float(-value.number);
-    return xm_jinja_calculate(run, operator, xm_jinja_integer(0), value);
+    return xm_jinja_calculate(run, operation, xm_jinja_integer(0), value);
 }
 
 static xm_jinja_value logic(xm_jinja_run *run, const xm_jinja_node *node)
@@ -292,7 +292,7 @@ static xm_jinja_value evaluate(xm_jinja_run *run, const xm_jinja_node *node)
         return sign(run, node);
     case XM_JINJA_NODE_BINARY:
         a = xm_jinja_evaluate(run, node->a);
-        return xm_jinja_calculate(run, node->operator, a, xm_jinja_evaluate(run, node->b));
+        return xm_jinja_calculate(run, node->operation, a, xm_jinja_evaluate(run, node->b));
     case XM_JINJA_NODE_COMPARE:
         return compare(run, node);
     default:

@@ -35,7 +35,7 @@ static xm_jinja_node *constant(xm_jinja_parser *parser, xm_jinja_value value)
 /* A level of operators that all associate to the left. */
 typedef struct {
     const char *token;
-    xm_jinja_operator operator;
+    xm_jinja_operator operation;
 } binary;
 
 static const binary powers[] = {{"**", XM_JINJA_POWER}, {NULL, 0}};
@@ -65,26 +65,26 @@ static xm_jinja_node *parse_binary(xm_jinja_parser *parser, size_t level)
                           XM_JINJA_DEPTH_LIMIT);
         xm_jinja_node *right = parse_binary(parser, level + 1);
         left = new_pair(parser, XM_JINJA_NODE_BINARY, left, right);
-        left->operator= found->operator;
+        left->operation = found->operation;
         found = levels[level];
     }
     return left;
 }
 
-static bool accept_comparison(xm_jinja_parser *parser, xm_jinja_operator *operator)
+static bool accept_comparison(xm_jinja_parser *parser, xm_jinja_operator *operation)
 {
     static const binary comparisons[] = {{"==", XM_JINJA_EQUAL},  {"!=", XM_JINJA_UNEQUAL},
                                          {"<", XM_JINJA_LESS},    {"<=", XM_JINJA_LESS_EQUAL},
                                          {">", XM_JINJA_GREATER}, {">=", XM_JINJA_GREATER_EQUAL}};
     for (size_t i = 0; i < sizeof comparisons / sizeof *comparisons; i++)
         if (xm_jinja_accept(parser, OPERATOR, comparisons[i].token)) {
-            *operator= comparisons[i].operator;
+            *operation = comparisons[i].operation;
             return true;
         }
-    *operator= XM_JINJA_IN;
+    *operation = XM_JINJA_IN;
     if (xm_jinja_accept(parser, WORD, "in"))
         return true;
-    *operator= XM_JINJA_NOT_IN;
+    *operation = XM_JINJA_NOT_IN;
     if (!xm_jinja_is(parser, WORD, "not") || parser->at[1].kind != WORD ||
         !xm_jinja_string_is(parser->at[1].text, "in"))
         return false;
@@ -96,13 +96,13 @@ static xm_jinja_node *parse_comparison(xm_jinja_parser *parser)
 {
     xm_jinja_node *left = parse_binary(parser, 0);
     xm_jinja_node *node = NULL;
-    xm_jinja_operator operator;
-    while (accept_comparison(parser, &operator)) {
+    xm_jinja_operator operation;
+    while (accept_comparison(parser, &operation)) {
         if (!node)
             node = new_pair(parser, XM_JINJA_NODE_COMPARE, left, NULL);
         node->operators = xm_jinja_grow(parser->job, node->operators, node->first.count,
                                         &node->operator_capacity, sizeof *node->operators);
-        node->operators[node->first.count] = operator;
+        node->operators[node->first.count] = operation;
         xm_jinja_add_node(parser, &node->first, parse_binary(parser, 0));
     }
     return node ? node : left;

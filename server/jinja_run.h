@@ -49,9 +49,9 @@ xm_jinja_value xm_jinja_attribute(xm_jinja_run *run, xm_jinja_value value, const
 xm_jinja_value xm_jinja_item(xm_jinja_run *run, xm_jinja_value value, xm_jinja_value key);
 
 /* jinja_arithmetic.c: a operator b, for those that are not comparisons; % of strings too. */
-xm_jinja_value xm_jinja_calculate(xm_jinja_run *run, xm_jinja_operator operator, xm_jinja_value a,
+xm_jinja_value xm_jinja_calculate(xm_jinja_run *run, xm_jinja_operator operation, xm_jinja_value a,
                                   xm_jinja_value b);
-bool xm_jinja_is_true_that(xm_jinja_run *run, xm_jinja_operator operator, xm_jinja_value a,
+bool xm_jinja_is_true_that(xm_jinja_run *run, xm_jinja_operator operation, xm_jinja_value a,
                            xm_jinja_value b);
 
 /* jinja_format.c: Python's "..." % values and "...".format(values). */

@@ -102,7 +102,7 @@ typedef struct {
 struct xm_jinja_node {
     xm_jinja_node_kind kind;
     int line;
-    xm_jinja_operator operator;
+    xm_jinja_operator operation;
     const char *name;
     const xm_jinja_builtin *builtin; /* FILTER, TEST: what is called */
     xm_jinja_value value;

@@ -25,10 +25,10 @@ static xm_jinja_value other(xm_jinja_run *run, const xm_jinja_arguments *argumen
     return arguments->items[0];
 }
 
-static bool is_true_that(xm_jinja_run *run, xm_jinja_operator operator, xm_jinja_value self,
+static bool is_true_that(xm_jinja_run *run, xm_jinja_operator operation, xm_jinja_value self,
                          const xm_jinja_arguments *arguments)
 {
-    return xm_jinja_is_true_that(run, operator, self, other(run, arguments));
+    return xm_jinja_is_true_that(run, operation, self, other(run, arguments));
 }
 
 static bool same_case(xm_jinja_run *run, xm_jinja_value self, xm_jinja_case in)
