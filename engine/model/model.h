@@ -12,6 +12,7 @@
 
 #include "format/gguf.h"
 #include "format/tokenizer.h"
+#include "grammar/vocabulary.h"
 #include "kernels/kernels.h"
 #include "moe/moe.h"
 
@@ -39,6 +40,7 @@ struct xmoe_model {
     xmoe_model_info info;
     xm_gguf *file;
     xm_tokenizer *tokenizer;
+    xm_vocabulary *vocabulary; /* the same for grammars */
     const xm_kernels *kernels;
     float norm_epsilon;
     xm_matrix token_embedding;       /* [vocabulary x d]: looked up by row */
