@@ -93,9 +93,9 @@ static xm_match_status on_machine(xm_matcher *matcher, matcher_step step, void *
             status = step(matcher, argument);
     }
     pthread_mutex_unlock(&grammar->lock);
-    return status == XM_MACHINE_OK     ? XM_MATCH_OK
-           : status == XM_MACHINE_FULL ? XM_MATCH_AMBIGUOUS
-                                       : XM_MATCH_NO_MEMORY;
+    return status == XM_MACHINE_OK          ? XM_MATCH_OK
+           : status == XM_MACHINE_NO_MEMORY ? XM_MATCH_NO_MEMORY
+                                            : XM_MATCH_AMBIGUOUS;
 }
 
 /* --- matchers --------------------------------------------------------------------------------- */
@@ -217,10 +217,10 @@ static xmoe_status compile(xmoe_grammar *grammar, const char *text, size_t lengt
     switch (start_machine(grammar, &grammar->current)) {
     case XM_MACHINE_OK:
         return XMOE_OK;
-    case XM_MACHINE_FULL:
-        return xm_fail_argument(error, "grammar", "the grammar's beginning is too ambiguous");
-    default:
+    case XM_MACHINE_NO_MEMORY:
         return xm_fail_memory(error, "grammar", length);
+    default:
+        return xm_fail_argument(error, "grammar", "the grammar's beginning is too ambiguous");
     }
 }
 

@@ -108,6 +108,8 @@ static xm_machine_status gather(xm_machine *m, int32_t node, int32_t frame)
         if (*visited >= 0)
             continue;
         *visited = 0;
+        if (m->visited.count > XM_MACHINE_SET)
+            return XM_MACHINE_AMBIGUOUS;
         if (++m->work > XM_MACHINE_WORK)
             return XM_MACHINE_FULL;
         status = follow(m, item);

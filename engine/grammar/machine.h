@@ -23,13 +23,19 @@
 enum {
     XM_MACHINE_DEPTH = 1000,        /* frames on a stack */
     XM_MACHINE_STATES = 20000,      /* kept by one machine */
-    XM_MACHINE_WORK = 2000000,      /* pairs of node and stack that it may ever look at */
+    XM_MACHINE_SET = 16384,         /* pairs of node and stack that one state may come of */
+    XM_MACHINE_WORK = 1000000,      /* such pairs that one machine looks at */
     XM_MACHINE_MASK_BYTES = 8 << 20 /* of masks; at least a few are kept */
 };
 
 enum { XM_STATE_DEAD = 0, XM_STATE_START = 1 }; /* of every machine */
 
-typedef enum { XM_MACHINE_OK, XM_MACHINE_FULL, XM_MACHINE_NO_MEMORY } xm_machine_status;
+typedef enum {
+    XM_MACHINE_OK,
+    XM_MACHINE_FULL,
+    XM_MACHINE_AMBIGUOUS, /* more than XM_MACHINE_SET */
+    XM_MACHINE_NO_MEMORY
+} xm_machine_status;
 
 typedef struct {
     const xm_program *program;
