@@ -3,6 +3,7 @@
  * routing, and tokens. All are safe from any thread.
  */
 #include "base/error.h"
+#include "grammar/grammar.h"
 #include "model/model.h"
 
 #include <string.h>
@@ -125,4 +126,12 @@ const char *xmoe_token_bytes(const xmoe_model *model, int32_t token, size_t *len
 bool xmoe_token_is_special(const xmoe_model *model, int32_t token)
 {
     return xm_tokenizer_is_special(model->tokenizer, token);
+}
+
+/* --- grammars --------------------------------------------------------------------------------- */
+
+xmoe_status xmoe_grammar_create(const xmoe_model *model, const char *text, size_t length,
+                                const char *trigger, xmoe_grammar **grammar, xmoe_error *error)
+{
+    return xm_grammar_create(model->vocabulary, text, length, trigger, grammar, error);
 }
