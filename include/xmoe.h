@@ -176,6 +176,12 @@ XMOE_API xmoe_status xmoe_routing_check(const xmoe_model *model, const xmoe_rout
 XMOE_API xmoe_status xmoe_tokenize(const xmoe_model *model, const char *text, size_t length,
                                    bool parse_special, int32_t **tokens, size_t *count,
                                    xmoe_error *error);
+/* The same with parse_special for text of mixed origin: where marks[i] is not 0, byte i is never part
+ * of a special token, whatever it spells; else it is as if there were no marks. So what a stranger
+ * wrote into a prompt stays text. */
+XMOE_API xmoe_status xmoe_tokenize_marked(const xmoe_model *model, const char *text,
+                                          const char *marks, size_t length, int32_t **tokens,
+                                          size_t *count, xmoe_error *error);
 /* The bytes of one token (not always whole UTF-8 characters); lives as long as the model. An
  * unknown id gives length 0. Special tokens give their text. */
 XMOE_API const char *xmoe_token_bytes(const xmoe_model *model, int32_t token, size_t *length);

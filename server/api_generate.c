@@ -29,7 +29,7 @@ static void generate(xm_exchange *exchange, bool chat)
     xm_server *server = exchange->server;
     xm_problem problem = {0};
     const char *model = NULL;
-    xm_generate_params params = {.chat = chat};
+    xm_generate_params params = {.chat = chat, .format = server->chat};
     cJSON *body = xm_api_body(exchange, &problem);
     bool good = body && read_model(exchange, body, &model, &problem);
     if (good) {

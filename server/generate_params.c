@@ -97,7 +97,9 @@ static bool read_stop(const cJSON *body, xm_generate_params *params, xm_problem 
 {
     const cJSON *member = xm_json_member(body, "stop");
     params->engine.stop = (const char *const *)params->stop;
-    if (params->chat && !add_stop(params, XM_CHAT_STOP, problem))
+    const xm_chat_format *format = params->chat ? params->format : NULL;
+    const char *own = !format ? NULL : format->source ? format->form->stop : XM_CHAT_STOP;
+    if (own && !add_stop(params, own, problem))
         return false;
     if (!member)
         return true;
@@ -257,6 +259,7 @@ void xm_generate_params_free(xm_generate_params *params)
     }
     free(params->prompts);
     free(params->logit_bias);
+    xmoe_grammar_free(params->engine.grammar);
     for (size_t i = 0; i <= XM_STOP_LIMIT; i++)
         free(params->stop[i]);
 }

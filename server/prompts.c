@@ -2,8 +2,8 @@
  * prompts.c - the prompts of a generation request as tokens: a string, an array of strings, an
  * array of token ids, an array of such arrays, or the messages of a chat.
  *
- * Special tokens written out in a prompt (<|endoftext|>) are taken as such in completions, never
- * in chat, where the text may come from a stranger.
+ * Special tokens written out in a prompt (<|endoftext|>) are taken as such in completions; in a
+ * chat only where the model's template wrote them, as messages may come from a stranger.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -107,14 +107,62 @@ static bool make_prompts(size_t count, const xm_settings *settings, xm_generate_
     return true;
 }
 
+static bool ends_with(const xm_text *text, const char *end)
+{
+    size_t length = text->length, size = strlen(end);
+    while (length && (text->data[length - 1] == '\n' || text->data[length - 1] == ' '))
+        length--;
+    return length >= size && memcmp(text->data + length - size, end, size) == 0;
+}
+
+/* How the answer is to be read, and the grammar that its calls are held to. */
+static bool read_calls(const xmoe_model *model, const xm_tool_choice *choice, const xm_text *prompt,
+                       xm_generate_params *params, xm_problem *problem)
+{
+    const xm_chat_format *format = params->format;
+    xm_text rules = {0};
+    const char *trigger = NULL;
+    xmoe_error error = {0};
+    bool channels = format->form->style == XM_TOOL_CHANNELS;
+    params->reply = (xm_reply_style){
+        .form = choice->tools || channels ? format->form : NULL,
+        .calls = choice->tools,
+        .thinks = format->thinks,
+        .begins_thinking = format->thinks && ends_with(prompt, "<think>"),
+    };
+    if (!choice->tools)
+        return true;
+    bool good = xm_tool_grammar(model, format->form, choice, format->thinks,
+                                params->reply.begins_thinking, &rules, &trigger, problem);
+    if (good && rules.length &&
+        xmoe_grammar_create(model, rules.data, rules.length, trigger, &params->engine.grammar,
+                            &error) != XMOE_OK)
+        good = xm_problem_engine(problem, &error, "tools");
+    xm_text_free(&rules);
+    return good;
+}
+
+static bool from_chat(const xmoe_model *model, const xm_jinja_output *chat, xm_prompt *prompt,
+                      xm_problem *problem)
+{
+    xmoe_error error = {0};
+    if (xmoe_tokenize_marked(model, chat->text.data ? chat->text.data : "", chat->input.data,
+                             chat->text.length, &prompt->tokens, &prompt->count, &error) != XMOE_OK)
+        return xm_problem_engine(problem, &error, "messages");
+    return prompt->count > 0 || start_of_text(model, prompt, problem);
+}
+
 static bool read_messages(const xmoe_model *model, const xm_settings *settings, const cJSON *body,
                           xm_generate_params *params, xm_problem *problem)
 {
-    xm_text text = {0};
-    bool good = xm_chat_apply(cJSON_GetObjectItemCaseSensitive(body, "messages"), &text, problem) &&
+    xm_jinja_output chat = {0};
+    xm_tool_choice choice = {0};
+    bool good = xm_tool_choice_read(body, &choice, problem) &&
+                xm_chat_apply(params->format, body, &choice, &chat, problem) &&
+                read_calls(model, &choice, &chat.text, params, problem) &&
                 make_prompts(1, settings, params, problem) &&
-                from_text(model, text.data, false, false, &params->prompts[0], problem);
-    xm_text_free(&text);
+                from_chat(model, &chat, &params->prompts[0], problem);
+    xm_jinja_output_free(&chat);
     return good;
 }
 

@@ -118,6 +118,12 @@ xmoe_status xmoe_tokenize(const xmoe_model *model, const char *text, size_t leng
     return xm_tokenizer_encode(model->tokenizer, text, length, parse_special, tokens, count, error);
 }
 
+xmoe_status xmoe_tokenize_marked(const xmoe_model *model, const char *text, const char *marks,
+                                 size_t length, int32_t **tokens, size_t *count, xmoe_error *error)
+{
+    return xm_tokenizer_encode_marked(model->tokenizer, text, marks, length, tokens, count, error);
+}
+
 const char *xmoe_token_bytes(const xmoe_model *model, int32_t token, size_t *length)
 {
     return xm_tokenizer_bytes(model->tokenizer, token, length);
