@@ -219,11 +219,6 @@ static bool refuse(const cJSON *body, xm_problem *problem)
     const cJSON *suffix = xm_json_member(body, "suffix");
     if (suffix && !(cJSON_IsString(suffix) && !suffix->valuestring[0]))
         return xm_problem_field(problem, "suffix", "'suffix' is not supported");
-    const cJSON *format = xm_json_member(body, "response_format");
-    const cJSON *type = format ? xm_json_member(format, "type") : NULL;
-    if (format && !(cJSON_IsString(type) && strcmp(type->valuestring, "text") == 0))
-        return xm_problem_field(problem, "response_format",
-                                "'response_format' other than text is not supported");
     return true;
 }
 
@@ -257,6 +252,7 @@ void xm_generate_params_free(xm_generate_params *params)
     }
     free(params->prompts);
     free(params->logit_bias);
+    xmoe_grammar_free(params->engine.grammar);
     for (size_t i = 0; i <= XM_STOP_LIMIT; i++)
         free(params->stop[i]);
 }

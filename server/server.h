@@ -35,6 +35,7 @@ struct xm_server {
     int64_t model_loaded; /* Unix time */
     char fingerprint[48]; /* system_fingerprint */
     struct xm_snapshots *snapshots;
+    struct xm_grammar_cache *grammars;
     struct xm_keeper *keeper;
     struct xm_expert_trace *trace;        /* NULL: off */
     struct xm_trace_writer *trace_writer; /* NULL: no file */
