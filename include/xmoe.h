@@ -260,6 +260,8 @@ typedef struct xmoe_grammar xmoe_grammar;
 XMOE_API xmoe_status xmoe_grammar_create(const xmoe_model *model, const char *text, size_t length,
                                          const char *trigger, xmoe_grammar **grammar,
                                          xmoe_error *error);
+/* A reference more, to be freed too; returns the grammar. */
+XMOE_API xmoe_grammar *xmoe_grammar_hold(xmoe_grammar *grammar);
 /* Drops the caller's reference; requests that have the grammar go on. NULL is fine. */
 XMOE_API void xmoe_grammar_free(xmoe_grammar *grammar);
 

@@ -7,6 +7,7 @@
 #include "api.h"
 #include "generation.h"
 #include "models.h"
+#include "response_format.h"
 #include "server.h"
 
 static bool read_model(xm_exchange *exchange, const cJSON *body, const char **model,
@@ -34,7 +35,9 @@ static void generate(xm_exchange *exchange, bool chat)
     bool good = body && read_model(exchange, body, &model, &problem);
     if (good) {
         xmoe_engine_get_routing(server->engine, &params.routing);
-        good = xm_generate_params_read(server->model, exchange->settings, body, &params, &problem);
+        good =
+            xm_generate_params_read(server->model, exchange->settings, body, &params, &problem) &&
+            xm_response_format_read(server->grammars, body, &params.engine.grammar, &problem);
     }
     if (good) {
         xm_generation_start(exchange, &params, model);

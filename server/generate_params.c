@@ -221,11 +221,6 @@ static bool refuse(const cJSON *body, xm_problem *problem)
     const cJSON *suffix = xm_json_member(body, "suffix");
     if (suffix && !(cJSON_IsString(suffix) && !suffix->valuestring[0]))
         return xm_problem_field(problem, "suffix", "'suffix' is not supported");
-    const cJSON *format = xm_json_member(body, "response_format");
-    const cJSON *type = format ? xm_json_member(format, "type") : NULL;
-    if (format && !(cJSON_IsString(type) && strcmp(type->valuestring, "text") == 0))
-        return xm_problem_field(problem, "response_format",
-                                "'response_format' other than text is not supported");
     return true;
 }
 

@@ -31,7 +31,8 @@ typedef struct {
     xmoe_logit_bias *logit_bias;
     char *stop[XM_STOP_LIMIT + 1];
     xmoe_routing routing;
-    xmoe_request_params engine; /* all but prompt, on_event and context; points into the above */
+    xmoe_request_params engine; /* all but prompt, on_event and context; points into the above;
+                                   its grammar, if any, is a reference (response_format.h) */
 } xm_generate_params;
 
 /* Fills *params, of which the caller has set chat, format and routing (the default), all else zero;

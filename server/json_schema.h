@@ -1,15 +1,24 @@
 /*
  * json_schema.h - from a JSON schema to rules of a grammar (xmoe.h, Grammars).
  *
- * What comes out describes exactly the documents that are valid, written in one way: members in the
- * order in which the schema names them, then additional ones; between tokens of JSON at most one
- * space, or a line break with at most XM_SCHEMA_INDENT blanks, so that no output runs away in
- * blanks. Understood are: type (also a list), enum, const, properties, required,
- * additionalProperties, minProperties and maxProperties of free objects, items, prefixItems,
- * minItems, maxItems, minLength, maxLength, pattern (json_pattern.h), format (date, time,
- * date-time, uuid, email, ipv4, uri), minimum, maximum and their exclusive forms of integers,
- * anyOf, oneOf, allOf of objects, $ref within the document, nullable, true and false. Annotations
- * are ignored. Any other keyword is refused by name and path.
+ * What the rules describe are documents that are valid, each written in one way:
+ *   - members in the order in which the schema names them, then additional ones, which there are
+ * only where additionalProperties says so or no properties are named; their keys have no escapes
+ *   - items behind prefixItems only where `items` says so
+ *   - between tokens of JSON nothing, one blank, or a line break and up to XM_SCHEMA_INDENT blanks,
+ * and none before commas and colons, so that no output runs away in blanks
+ *   - integers of up to 18 digits and without fraction; numbers with as many before and behind the
+ * point, exponents of two digits
+ *   - strings under a pattern, format, const or enum with no more escapes than JSON needs
+ *   - keywords that are about one type imply that type where `type` is missing
+ *   - oneOf is read as anyOf
+ *
+ * Understood are: type (also a list), nullable, enum, const, properties, required,
+ * additionalProperties; minProperties and maxProperties where no properties are named; items,
+ * prefixItems, minItems, maxItems; minLength, maxLength, pattern (json_pattern.h), format (date,
+ * time, date-time, uuid, email, ipv4); minimum, maximum, exclusiveMinimum, exclusiveMaximum, which
+ * for numbers must be whole; anyOf, oneOf, allOf of what can be merged into one schema, $ref within
+ * the document; true. Annotations are ignored. Any other keyword is refused by name and path.
  */
 #ifndef XM_SERVER_JSON_SCHEMA_H
 #define XM_SERVER_JSON_SCHEMA_H
@@ -28,13 +37,17 @@ typedef struct {
     unsigned shared; /* which of the rules that all schemas share are needed */
 } xm_schema_rules;
 
-/* Appends the rule `name` ([a-z0-9-]+, not "root" unless it is the only one) for a schema, and
- * rules that it needs, whose names begin with `name`-. False with a 400 whose param is `param`
- * (such as "response_format") and whose message names path and keyword. */
+/* Appends the rule `name` ([a-z0-9-]+, not beginning with "json-") for a schema, and rules that it
+ * needs, whose names begin with `name` and a minus. False with a 400 whose param is `param` (such
+ * as "response_format") and whose message names path and keyword. */
 bool xm_schema_rules_add(xm_schema_rules *rules, const char *name, const cJSON *schema,
                          const char *param, xm_problem *problem);
-/* Appends the shared rules ("json-" something); call once, after the last schema. False for lack of
- * memory. */
+/* Appends the rule `name` for any JSON object. */
+bool xm_schema_rules_add_object(xm_schema_rules *rules, const char *name, xm_problem *problem);
+/* Appends the shared rules; call once, after the last schema. */
 bool xm_schema_rules_end(xm_schema_rules *rules, xm_problem *problem);
+
+/* Appends a string of a grammar that stands for these bytes, quotes included. */
+void xm_schema_literal(xm_text *text, const char *bytes);
 
 #endif

@@ -18,6 +18,7 @@
 #include "keeper.h"
 #include "log.h"
 #include "metrics.h"
+#include "response_format.h"
 #include "snapshots.h"
 #include "trace_writer.h"
 #include "watch.h"
@@ -190,6 +191,10 @@ bool xm_server_load(xm_server *server, const char *path, xmoe_progress_fn progre
         status = create_engine(server, settings, &error);
     if (status == XMOE_OK)
         status = apply_router(server, settings, &error);
+    if (status == XMOE_OK && !(server->grammars = xm_grammar_cache_create(server->model))) {
+        status = XMOE_ERROR_MEMORY;
+        snprintf(error.message, sizeof error.message, "out of memory");
+    }
     bool good = status == XMOE_OK;
     if (good) {
         name_model(server, path, settings->model_alias);
@@ -298,6 +303,7 @@ void xm_server_free(xm_server *server)
     xm_trace_writer_free(server->trace_writer);
     xm_expert_trace_free(server->trace);
     xm_snapshots_close(server->snapshots);
+    xm_grammar_cache_free(server->grammars);
     xm_watch_free(server->watch);
     xm_chat_format_free(server->chat);
     xmoe_model_free(server->model);

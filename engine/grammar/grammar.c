@@ -250,9 +250,10 @@ const xm_vocabulary *xm_grammar_vocabulary(const xmoe_grammar *grammar)
     return grammar->vocabulary;
 }
 
-void xm_grammar_hold(xmoe_grammar *grammar)
+xmoe_grammar *xmoe_grammar_hold(xmoe_grammar *grammar)
 {
     atomic_fetch_add(&grammar->references, 1);
+    return grammar;
 }
 
 void xmoe_grammar_free(xmoe_grammar *grammar)

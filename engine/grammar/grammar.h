@@ -19,7 +19,6 @@ enum { XM_TRIGGER_BYTES = 1024 };
 xmoe_status xm_grammar_create(const xm_vocabulary *vocabulary, const char *text, size_t length,
                               const char *trigger, xmoe_grammar **grammar, xmoe_error *error);
 const xm_vocabulary *xm_grammar_vocabulary(const xmoe_grammar *grammar);
-void xm_grammar_hold(xmoe_grammar *grammar);
 
 typedef struct xm_shared_machine xm_shared_machine;
 

@@ -137,7 +137,8 @@ static bool is_gathered(const xm_machine *m, const xm_state *s, uint64_t hash, i
 {
     return s->hash == hash && s->free == free && s->may_end == m->gathered_may_end &&
            s->count == m->gathered.count &&
-           memcmp(m->items.items + s->first, m->gathered.items, s->count * sizeof(uint64_t)) == 0;
+           (s->count == 0 ||
+            memcmp(m->items.items + s->first, m->gathered.items, s->count * sizeof(uint64_t)) == 0);
 }
 
 /* Where the table has the state of this hash that `free` and what is gathered make, or would. */

@@ -133,7 +133,7 @@ static bool copy_params(xm_request *r, const xmoe_request_params *params)
 {
     r->params = *params;
     if (r->params.grammar != NULL)
-        xm_grammar_hold(r->params.grammar);
+        xmoe_grammar_hold(r->params.grammar);
     r->params.routing = NULL;
     r->params.stop = NULL;
     r->params.sampling.logit_bias = NULL;
