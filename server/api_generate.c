@@ -7,7 +7,6 @@
 #include "api.h"
 #include "generation.h"
 #include "models.h"
-#include "response_format.h"
 #include "server.h"
 
 static bool read_model(xm_exchange *exchange, const cJSON *body, const char **model,
@@ -30,14 +29,13 @@ static void generate(xm_exchange *exchange, bool chat)
     xm_server *server = exchange->server;
     xm_problem problem = {0};
     const char *model = NULL;
-    xm_generate_params params = {.chat = chat, .format = server->chat};
+    xm_generate_params params = {
+        .chat = chat, .format = server->chat, .grammars = server->grammars};
     cJSON *body = xm_api_body(exchange, &problem);
     bool good = body && read_model(exchange, body, &model, &problem);
     if (good) {
         xmoe_engine_get_routing(server->engine, &params.routing);
-        good =
-            xm_generate_params_read(server->model, exchange->settings, body, &params, &problem) &&
-            xm_response_format_read(server->grammars, body, &params.engine.grammar, &problem);
+        good = xm_generate_params_read(server->model, exchange->settings, body, &params, &problem);
     }
     if (good) {
         xm_generation_start(exchange, &params, model);

@@ -224,6 +224,26 @@ static bool refuse(const cJSON *body, xm_problem *problem)
     return true;
 }
 
+/* The form that the answer must have. It begins with the answer, so there is no thought before it.
+ */
+static bool read_form(const cJSON *body, xm_generate_params *params, xm_problem *problem)
+{
+    xmoe_grammar *form = NULL;
+    if (!xm_response_format_read(params->grammars, body, &form, problem))
+        return false;
+    if (!form)
+        return true;
+    if (params->reply.calls) {
+        xmoe_grammar_free(form);
+        return xm_problem_field(problem, "response_format",
+                                "an answer's form cannot be asked for beside 'tools', but with "
+                                "'tool_choice': \"none\"");
+    }
+    params->engine.grammar = form;
+    params->reply.begins_thinking = false;
+    return true;
+}
+
 bool xm_generate_params_read(const xmoe_model *model, const xm_settings *settings,
                              const cJSON *body, xm_generate_params *params, xm_problem *problem)
 {
@@ -243,7 +263,8 @@ bool xm_generate_params_read(const xmoe_model *model, const xm_settings *setting
            read_choices(body, settings, params, problem) &&
            read_max_tokens(body, settings, info, params, problem) &&
            read_extras(body, params, problem) && read_routing(model, body, params, problem) &&
-           xm_prompts_read(model, settings, body, params, problem);
+           xm_prompts_read(model, settings, body, params, problem) &&
+           read_form(body, params, problem);
 }
 
 void xm_generate_params_free(xm_generate_params *params)

@@ -6,6 +6,7 @@
 
 #include "chat_template.h"
 #include "json_read.h"
+#include "response_format.h"
 #include "settings.h"
 #include "tool_reply.h"
 #include "xmoe.h"
@@ -21,7 +22,8 @@ typedef struct {
 
 typedef struct {
     const xm_chat_format *format; /* of the model; read where chat is */
-    xm_reply_style reply;         /* chat: how the answer is read */
+    xm_grammar_cache *grammars;
+    xm_reply_style reply; /* chat: how the answer is read */
     bool chat, stream, include_usage, echo;
     bool logprobs; /* in the answer; how many alternatives is engine.top_logprobs */
     bool timings_per_token;
@@ -35,8 +37,8 @@ typedef struct {
                                    its grammar, if any, is a reference (response_format.h) */
 } xm_generate_params;
 
-/* Fills *params, of which the caller has set chat, format and routing (the default), all else zero;
- * it is freed by xm_generate_params_free in any case. */
+/* Fills *params, of which the caller has set chat, format, grammars and routing (the default), all
+ * else zero; it is freed by xm_generate_params_free in any case. */
 bool xm_generate_params_read(const xmoe_model *model, const xm_settings *settings,
                              const cJSON *body, xm_generate_params *params, xm_problem *problem);
 void xm_generate_params_free(xm_generate_params *params);

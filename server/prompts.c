@@ -122,7 +122,6 @@ static bool read_calls(const xmoe_model *model, const xm_tool_choice *choice, co
     const xm_chat_format *format = params->format;
     xm_text rules = {0};
     const char *trigger = NULL;
-    xmoe_error error = {0};
     bool channels = format->form->style == XM_TOOL_CHANNELS;
     params->reply = (xm_reply_style){
         .form = choice->tools || channels ? format->form : NULL,
@@ -134,10 +133,9 @@ static bool read_calls(const xmoe_model *model, const xm_tool_choice *choice, co
         return true;
     bool good = xm_tool_grammar(model, format->form, choice, format->thinks,
                                 params->reply.begins_thinking, &rules, &trigger, problem);
-    if (good && rules.length &&
-        xmoe_grammar_create(model, rules.data, rules.length, trigger, &params->engine.grammar,
-                            &error) != XMOE_OK)
-        good = xm_problem_engine(problem, &error, "tools");
+    if (good && rules.length)
+        good = xm_grammar_cache_get(params->grammars, rules.data, rules.length, trigger, "tools",
+                                    &params->engine.grammar, problem);
     xm_text_free(&rules);
     return good;
 }
