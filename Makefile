@@ -104,7 +104,7 @@ format: ## clang-format the tree
 bench: all ## speed of a 1 GB model beside the machine's rooflines
 	$(BUILD)/xmoe-bench
 
-coverage: ## line coverage of the unit tests, in build/coverage/
+coverage: deps-test ## line coverage of the unit tests, in build/coverage/
 	$(MAKE) BUILD=build/coverage CFLAGS="-O0 -g --coverage" LDFLAGS=--coverage check
 	@cd build/coverage && gcov -n $$(find obj/engine obj/server -name '*.o') 2>/dev/null \
 	    | awk '/^File .*(engine|server)/{f=$$2} /^Lines executed/&&f{print $$2, $$4, f; f=""}' | sort -u

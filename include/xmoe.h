@@ -116,6 +116,7 @@ typedef bool (*xmoe_progress_fn)(void *context, const char *what, uint64_t done,
 typedef struct {
     const char *isa;           /* NULL: best of this CPU (or $XMOE_ISA); "scalar" "avx2" "avx512" */
     int32_t threads;           /* threads for loading, to 4096; 0: all CPUs */
+    int32_t context_length;    /* longest sequence, if the file allows more; 0: the file's */
     xmoe_progress_fn progress; /* may be NULL */
     void *progress_context;
 } xmoe_model_options;
@@ -140,9 +141,10 @@ typedef struct {
     int32_t layer_count;       /* all blocks */
     int32_t moe_layer_count;   /* those that are MoE */
     int32_t head_count;
-    int32_t head_length;
+    int32_t kv_head_count;       /* heads of keys and values in the KV cache */
+    int32_t head_length;         /* of a query */
     int32_t feed_forward_length; /* dense FFN hidden size */
-    int32_t expert_count;        /* E */
+    int32_t expert_count;        /* E; 0: a dense model */
     int32_t expert_feed_forward_length;
     int32_t vocabulary_size;
     int32_t bos_token, eos_token; /* -1: none */

@@ -165,6 +165,7 @@ bool xm_server_load(xm_server *server, const char *path, xmoe_progress_fn progre
     xm_settings *settings = xm_server_settings(server);
     xmoe_error error = {0};
     xmoe_model_options options = {.threads = (int32_t)settings->engine_threads,
+                                  .context_length = (int32_t)settings->model_context_length,
                                   .progress = progress};
     if (strcmp(settings->engine_isa, "auto") != 0)
         options.isa = settings->engine_isa;

@@ -25,6 +25,8 @@ const xm_setting xm_setting_table[] = {
      "GGUF file to serve; empty: the bundled model"},
     {"model.alias", XM_SETTING_STRING, AT(model_alias), 0, 0, NULL, "", false, false,
      "the model's id in the API; empty: the file's name without .gguf"},
+    {"model.context_length", XM_SETTING_INTEGER, AT(model_context_length), 0, INT32_LIMIT, NULL, "0", false, false,
+     "longest sequence in tokens, prompt and answer; 0: what the model was made for"},
     {"http.host", XM_SETTING_STRING, AT(http_host), 0, 0, NULL, "127.0.0.1", false, false,
      "address or name to listen on, IPv4 or IPv6"},
     {"http.port", XM_SETTING_INTEGER, AT(http_port), 0, 65535, NULL, "8080", false, false,

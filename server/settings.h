@@ -19,6 +19,7 @@
 
 typedef struct {
     char *model_path, *model_alias;
+    int64_t model_context_length;
     char *http_host, *http_cors_origin;
     char *http_api_keys; /* separated by commas; "" asks for none */
     char *http_api_key_file;

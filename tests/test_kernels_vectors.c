@@ -17,7 +17,18 @@
 
 /* --- functions of vectors --- */
 
-enum { SOFTMAX, LOG_SUM_EXP, LAYER_NORM, GELU, ADD, SCALED_ADD, FUNCTIONS };
+enum {
+    SOFTMAX,
+    LOG_SUM_EXP,
+    LAYER_NORM,
+    RMS_NORM,
+    GELU,
+    SWIGLU,
+    SWIGLU_CLAMPED,
+    ADD,
+    SCALED_ADD,
+    FUNCTIONS
+};
 
 /* Runs a function in place over x; y and z are further arguments. */
 static void run_function(const xm_kernels *k, int function, float *x, const float *y,
@@ -33,8 +44,17 @@ static void run_function(const xm_kernels *k, int function, float *x, const floa
     case LAYER_NORM:
         k->layer_norm(x, y, z, 1e-5f, count, x);
         break;
+    case RMS_NORM:
+        k->rms_norm(x, y, 1e-5f, count, x);
+        break;
     case GELU:
         k->gelu(x, count);
+        break;
+    case SWIGLU:
+        k->swiglu(y, x, count);
+        break;
+    case SWIGLU_CLAMPED:
+        k->swiglu_clamped(y, x, count);
         break;
     case ADD:
         k->add(x, y, count);
@@ -46,8 +66,9 @@ static void run_function(const xm_kernels *k, int function, float *x, const floa
 
 static void test_functions_same_bits(void **state)
 {
-    static const char *const names[] = {"softmax", "log_sum_exp", "layer_norm",
-                                        "gelu",    "add",         "scaled_add"};
+    static const char *const names[] = {"softmax",        "log_sum_exp", "layer_norm",
+                                        "rms_norm",       "gelu",        "swiglu",
+                                        "swiglu_clamped", "add",         "scaled_add"};
 
     (void)state;
     for (int function = 0; function < FUNCTIONS; function++)
@@ -55,7 +76,7 @@ static void test_functions_same_bits(void **state)
             for (size_t round = 0; round < 140; round++) {
                 size_t count = round % 70 == 69 ? 1023 : round % 70 + 1;
                 /* softmax and norm turn all to NaN at one infinity: keep some calls free of it */
-                int x_mode = function <= LAYER_NORM && round < 70 ? PLAIN : mode;
+                int x_mode = function <= RMS_NORM && round < 70 ? PLAIN : mode;
                 float *x = random_floats(count, x_mode);
                 float *y = random_floats(count, mode);
                 float *z = random_floats(count, mode);
@@ -135,7 +156,26 @@ static void test_failures_stay_visible(void **state)
             }
 }
 
-static void test_layer_norm_against_double(void **state)
+static void test_swiglu_against_double(void **state)
+{
+    (void)state;
+    for (float g = -30.0f; g < 30.0f; g += 0.37f)
+        for (float u = -9.0f; u < 9.0f; u += 0.61f) {
+            double gate = (double)g, limited = fmin(gate, 7.0);
+            double up = fmax(fmin((double)u, 7.0), -7.0);
+            double plain = gate / (1.0 + exp(-gate)) * (double)u;
+            double clamped = limited / (1.0 + exp(-1.702 * limited)) * (up + 1.0);
+            float x = u;
+
+            tables[0]->swiglu(&g, &x, 1);
+            expect_near("swiglu", (double)x, plain, 1e-6 * fabs(plain) + 1e-12);
+            x = u;
+            tables[0]->swiglu_clamped(&g, &x, 1);
+            expect_near("swiglu_clamped", (double)x, clamped, 4e-6 * fabs(clamped) + 1e-12);
+        }
+}
+
+static void test_norms_against_double(void **state)
 {
     (void)state;
     for (size_t count = 2; count <= 1000; count += 61) {
@@ -150,6 +190,14 @@ static void test_layer_norm_against_double(void **state)
             mean += (double)x[i] / (double)count;
         for (size_t i = 0; i < count; i++)
             variance += pow((double)x[i] - mean, 2) / (double)count;
+        double squares = 0;
+        for (size_t i = 0; i < count; i++)
+            squares += (double)x[i] * (double)x[i] / (double)count;
+        tables[0]->rms_norm(x, w, 1e-5f, count, out);
+        for (size_t i = 0; i < count; i++) {
+            double exact = (double)x[i] / sqrt(squares + (double)1e-5f) * (double)w[i];
+            expect_near("rms_norm", (double)out[i], exact, 1e-6 * fabs(exact));
+        }
         tables[0]->layer_norm(x, w, b, 1e-5f, count, out);
         for (size_t i = 0; i < count; i++) {
             double unit = ((double)x[i] - mean) / sqrt(variance + (double)1e-5f);
@@ -186,57 +234,86 @@ static void test_gelu_against_double(void **state)
 /* --- attention --- */
 
 typedef struct {
+    bool half, sinks;
+    size_t key_length, value_length;
+    int32_t heads, positions, first_count, window;
+} attention_shape;
+
+typedef struct {
     xm_attention_job job;
-    float *query;
+    attention_shape shape;
+    float *query, *sinks;
     void **keys, **values; /* [blocks], each allocated to the byte */
     size_t blocks, tokens;
-    bool half;
 } attention;
 
-/* Beyond the last query's tokens, keys and values are NaN: nothing may come from there. */
-static attention make_attention(bool half, size_t length, int32_t queries, int32_t first_count)
+static size_t from_token(const attention_shape *shape, int32_t position)
 {
-    attention a = {.half = half, .tokens = (size_t)(first_count + queries - 1)};
-    size_t elements = XM_KV_TOKENS * length;
+    int32_t from = shape->first_count + position - shape->window;
+    return shape->window > 0 && from > 0 ? (size_t)from : 0;
+}
+
+/* Elements of a KV block, to the byte. */
+static void *kv_block(bool half, float *values, size_t elements)
+{
+    const xm_weight_traits *f16 = xm_weight_traits_of(XM_TYPE_F16);
+    void *block;
+
+    if (!half)
+        return values;
+    block = malloc(elements * 2);
+    assert_non_null(block);
+    xm_weights_from_f32(f16, values, NULL, block, elements);
+    free(values);
+    return block;
+}
+
+/* Tokens that no query sees, behind the last one or before the first one's window, are NaN: nothing
+ * may come from there. */
+static attention make_attention(attention_shape shape)
+{
+    attention a = {.shape = shape, .tokens = (size_t)(shape.first_count + shape.positions - 1)};
+    size_t heads = (size_t)shape.heads, queries = heads * (size_t)shape.positions;
+    size_t from = from_token(&shape, 0);
 
     a.blocks = (a.tokens + XM_KV_TOKENS - 1) / XM_KV_TOKENS;
-    a.query = random_floats((size_t)queries * length, PLAIN);
+    a.query = random_floats(queries * shape.key_length, PLAIN);
+    a.sinks = random_floats(heads, PLAIN);
     a.keys = calloc(a.blocks, sizeof *a.keys);
     a.values = calloc(a.blocks, sizeof *a.values);
     assert_true(a.keys && a.values);
     for (size_t b = 0; b < a.blocks; b++) {
-        float *keys = random_floats(elements, PLAIN);
-        float *values = random_floats(elements, PLAIN);
-        size_t used = a.tokens - b * XM_KV_TOKENS; /* may be over 16 */
+        float *keys = random_floats(XM_KV_TOKENS * shape.key_length, PLAIN);
+        float *values = random_floats(XM_KV_TOKENS * shape.value_length, PLAIN);
 
-        for (size_t i = 0; i < elements; i++) {
-            keys[i] = i % XM_KV_TOKENS < used ? keys[i] : NAN;
-            values[i] = i / length < used ? values[i] : NAN;
+        for (size_t slot = 0; slot < XM_KV_TOKENS; slot++) {
+            size_t t = b * XM_KV_TOKENS + slot;
+
+            if (t >= from && t < a.tokens)
+                continue;
+            for (size_t i = 0; i < shape.key_length; i++)
+                keys[i * XM_KV_TOKENS + slot] = NAN;
+            for (size_t i = 0; i < shape.value_length; i++)
+                values[slot * shape.value_length + i] = NAN;
         }
-        a.keys[b] = keys;
-        a.values[b] = values;
-        if (half) {
-            const xm_weight_traits *f16 = xm_weight_traits_of(XM_TYPE_F16);
-            a.keys[b] = malloc(elements * 2);
-            a.values[b] = malloc(elements * 2);
-            assert_true(a.keys[b] && a.values[b]);
-            xm_weights_from_f32(f16, keys, NULL, a.keys[b], elements);
-            xm_weights_from_f32(f16, values, NULL, a.values[b], elements);
-            free(keys);
-            free(values);
-        }
+        a.keys[b] = kv_block(shape.half, keys, XM_KV_TOKENS * shape.key_length);
+        a.values[b] = kv_block(shape.half, values, XM_KV_TOKENS * shape.value_length);
     }
     a.job = (xm_attention_job){
         .query = a.query,
-        .query_stride = length,
-        .query_count = queries,
-        .first_count = first_count,
-        .head_length = (int32_t)length,
-        .scale = 1.0f / sqrtf((float)length),
+        .query_stride = heads * shape.key_length,
+        .heads = shape.heads,
+        .query_count = (int32_t)queries,
+        .first_count = shape.first_count,
+        .window = shape.window,
+        .key_length = (int32_t)shape.key_length,
+        .value_length = (int32_t)shape.value_length,
+        .scale = 1.0f / sqrtf((float)shape.key_length),
+        .sinks = shape.sinks ? a.sinks : NULL,
         .keys = (const void *const *)a.keys,
         .values = (const void *const *)a.values,
-        .scores_stride = a.blocks * XM_KV_TOKENS,
-        .out_stride = length,
+        .scores_stride = (a.tokens + 1 + XM_KV_TOKENS - 1) / XM_KV_TOKENS * XM_KV_TOKENS,
+        .out_stride = heads * shape.value_length,
     };
     return a;
 }
@@ -250,12 +327,13 @@ static void free_attention(attention *a)
     free(a->keys);
     free(a->values);
     free(a->query);
+    free(a->sinks);
 }
 
-/* out[queries][head_length] */
+/* out[queries][value_length] */
 static float *run_attention(const xm_kernels *kernels, xm_attention_job job, bool half)
 {
-    float *out = malloc((size_t)job.query_count * job.out_stride * sizeof *out);
+    float *out = malloc((size_t)(job.query_count * job.value_length) * sizeof *out);
 
     job.scores = malloc((size_t)job.query_count * job.scores_stride * sizeof *job.scores);
     job.out = out;
@@ -265,59 +343,62 @@ static float *run_attention(const xm_kernels *kernels, xm_attention_job job, boo
     return out;
 }
 
-static float kv_element(const void *block, bool half, size_t index)
+static double kv_element(const void *block, bool half, size_t index)
 {
-    return half ? xm_f16_to_f32(((const uint16_t *)block)[index]) : ((const float *)block)[index];
+    return (double)(half ? xm_f16_to_f32(((const uint16_t *)block)[index])
+                         : ((const float *)block)[index]);
 }
 
 /* Weights that sum to 1 over values of size 1..4: errors stay around a few ulp of 1. */
 static void check_attention_exactly(const attention *a, const float *out)
 {
-    size_t length = (size_t)a->job.head_length;
+    const attention_shape *s = &a->shape;
 
-    for (int32_t i = 0; i < a->job.query_count; i++) {
-        size_t tokens = (size_t)(a->job.first_count + i);
-        double *sums = calloc(length, sizeof *sums);
-        double total = 0;
+    for (size_t i = 0; i < (size_t)a->job.query_count; i++) {
+        int32_t position = (int32_t)i / s->heads;
+        double sums[256] = {0}, total = 0;
 
-        assert_non_null(sums);
-        for (size_t t = 0; t < tokens; t++) {
+        if (s->sinks)
+            total = exp((double)a->sinks[i % (size_t)s->heads]);
+        for (size_t t = from_token(s, position); t < (size_t)(s->first_count + position); t++) {
             size_t b = t / XM_KV_TOKENS, slot = t % XM_KV_TOKENS;
             double dot = 0, e;
 
-            for (size_t d = 0; d < length; d++)
-                dot += (double)a->query[(size_t)i * length + d] *
-                       (double)kv_element(a->keys[b], a->half, d * XM_KV_TOKENS + slot);
+            for (size_t d = 0; d < s->key_length; d++)
+                dot += (double)a->query[i * s->key_length + d] *
+                       kv_element(a->keys[b], s->half, d * XM_KV_TOKENS + slot);
             e = exp(dot * (double)a->job.scale);
             total += e;
-            for (size_t d = 0; d < length; d++)
-                sums[d] += e * (double)kv_element(a->values[b], a->half, slot * length + d);
+            for (size_t d = 0; d < s->value_length; d++)
+                sums[d] += e * kv_element(a->values[b], s->half, slot * s->value_length + d);
         }
-        for (size_t d = 0; d < length; d++)
-            expect_near("attention", (double)out[(size_t)i * length + d], sums[d] / total, 2e-5);
-        free(sums);
+        for (size_t d = 0; d < s->value_length; d++)
+            expect_near("attention", (double)out[i * s->value_length + d], sums[d] / total, 2e-5);
     }
 }
 
-static void check_attention(bool half, size_t length, int32_t queries, int32_t first_count)
+/* Also alone: one position and one head of it. */
+static void check_attention(attention_shape shape)
 {
-    attention a = make_attention(half, length, queries, first_count);
-    size_t count = (size_t)queries * length;
-    float *expected = run_attention(tables[0], a.job, half);
+    attention a = make_attention(shape);
+    size_t length = shape.value_length, count = (size_t)a.job.query_count * length;
+    float *expected = run_attention(tables[0], a.job, shape.half);
 
     check_attention_exactly(&a, expected);
     for (int32_t t = 0; t < table_count; t++) {
-        float *found = run_attention(tables[t], a.job, half);
+        float *found = run_attention(tables[t], a.job, shape.half);
 
         expect_same("attention", tables[t]->name, expected, found, count);
-        for (int32_t i = 0; i < queries; i++) {
+        for (int32_t i = 0; i < a.job.query_count; i++) {
             xm_attention_job job = a.job;
             float *alone;
 
-            job.query += (size_t)i * job.query_stride;
-            job.query_count = 1;
-            job.first_count += i;
-            alone = run_attention(tables[t], job, half);
+            job.query += (size_t)i * shape.key_length;
+            job.heads = job.query_count = 1;
+            job.first_count += i / shape.heads;
+            if (shape.sinks)
+                job.sinks += i % shape.heads;
+            alone = run_attention(tables[t], job, shape.half);
             expect_same("query alone", tables[t]->name, alone, expected + (size_t)i * length,
                         length);
             free(alone);
@@ -336,23 +417,42 @@ static void test_attention(void **state)
     (void)state;
     for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++)
         for (size_t f = 0; f < sizeof first_counts / sizeof *first_counts; f++) {
-            check_attention(false, lengths[l], (int32_t)(l + f * 5) % 16 + 1, first_counts[f]);
-            check_attention(true, lengths[l], (int32_t)(l * 3 + f * 7) % 16 + 1, first_counts[f]);
+            attention_shape shape = {
+                .half = (l + f) % 2,
+                .key_length = lengths[l],
+                .value_length = lengths[l],
+                .heads = 1,
+                .positions = (int32_t)(l + f * 5) % 16 + 1,
+                .first_count = first_counts[f],
+            };
+
+            check_attention(shape);
+            shape.half = !shape.half;
+            shape.sinks = f % 2;
+            shape.window = (int32_t)(l * 7 + f * 3) % 24 + 1;
+            check_attention(shape);
         }
     for (int32_t queries = 1; queries <= 16; queries++)
-        check_attention(queries % 2, 64, queries, 12);
+        for (int32_t heads = 1; heads <= queries; heads++) {
+            if (queries % heads == 0)
+                check_attention((attention_shape){.half = queries % 2,
+                                                  .sinks = heads % 2 == 0,
+                                                  .key_length = 48,
+                                                  .value_length = 40,
+                                                  .heads = heads,
+                                                  .positions = queries / heads,
+                                                  .first_count = 12,
+                                                  .window = heads % 3 == 0 ? 5 : 0});
+        }
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_functions_same_bits),
-        cmocka_unit_test(test_exp_accuracy),
-        cmocka_unit_test(test_softmax_against_double),
-        cmocka_unit_test(test_failures_stay_visible),
-        cmocka_unit_test(test_layer_norm_against_double),
-        cmocka_unit_test(test_gelu_against_double),
-        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_functions_same_bits),    cmocka_unit_test(test_exp_accuracy),
+        cmocka_unit_test(test_softmax_against_double), cmocka_unit_test(test_failures_stay_visible),
+        cmocka_unit_test(test_norms_against_double),   cmocka_unit_test(test_swiglu_against_double),
+        cmocka_unit_test(test_gelu_against_double),    cmocka_unit_test(test_attention),
     };
 
     return cmocka_run_group_tests(tests, kernel_setup, NULL);

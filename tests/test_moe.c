@@ -25,7 +25,7 @@
 /* A packed layer, and the values that its weights stand for. */
 typedef struct {
     xm_moe_layer layer;
-    float *gate, *up, *down;    /* [E][d], [E][hidden][d], [E][d][hidden] */
+    float *router, *up, *down;  /* [E][d], [E][hidden][d], [E][d][hidden] */
     float *up_bias, *down_bias; /* [E][hidden], [E][d] */
     uint8_t *packed[3];
     xm_matrix *matrices;
@@ -72,7 +72,7 @@ static test_layer make_layer(xm_weight_type type, int32_t experts, int32_t hidde
 {
     size_t e = (size_t)experts, h = (size_t)hidden, d = (size_t)width;
     test_layer t = {
-        .gate = random_values(e * d, 2.0 / sqrt((double)d), 1),
+        .router = random_values(e * d, 2.0 / sqrt((double)d), 1),
         .up = random_values(e * h * d, 1.0 / sqrt((double)d), 2),
         .down = random_values(e * h * d, 1.0 / sqrt((double)h), 3),
         .up_bias = random_values(e * h, 0.1, 4),
@@ -86,8 +86,10 @@ static test_layer make_layer(xm_weight_type type, int32_t experts, int32_t hidde
                              .up = t.matrices,
                              .down = t.matrices + e,
                              .up_bias = t.up_bias,
-                             .down_bias = t.down_bias};
-    t.packed[0] = pack(XM_TYPE_F32, t.gate, experts, width, 1, &t.layer.gate);
+                             .down_bias = t.down_bias,
+                             .rules = {.weight_scale = 1.0f},
+                             .output_scale = 1.0f};
+    t.packed[0] = pack(XM_TYPE_F32, t.router, experts, width, 1, &t.layer.router);
     t.packed[1] = pack(type, t.up, hidden, width, experts, t.layer.up);
     t.packed[2] = pack(type, t.down, width, hidden, experts, t.layer.down);
     return t;
@@ -95,7 +97,7 @@ static test_layer make_layer(xm_weight_type type, int32_t experts, int32_t hidde
 
 static void free_layer(test_layer *t)
 {
-    free(t->gate);
+    free(t->router);
     free(t->up);
     free(t->down);
     free(t->up_bias);
@@ -167,7 +169,7 @@ static xm_moe_scratch *make_scratch(int32_t rows, const test_layer *t)
 {
     xm_moe_scratch *scratch;
     assert_int_equal(xm_moe_scratch_create(rows, t->layer.experts, t->layer.hidden, t->layer.width,
-                                           &scratch, NULL),
+                                           t->layer.gate != NULL, &scratch, NULL),
                      XMOE_OK);
     return scratch;
 }
@@ -209,7 +211,7 @@ static void check_weights(const test_layer *t, const float *h, const xmoe_router
     for (int32_t e = 0; e < t->layer.experts; e++) {
         logits[e] = 0.0;
         for (int32_t c = 0; c < t->layer.width; c++)
-            logits[e] += (double)t->gate[e * t->layer.width + c] * (double)h[c];
+            logits[e] += (double)t->router[e * t->layer.width + c] * (double)h[c];
         sum += exp(logits[e]);
     }
     for (int32_t i = 0; i < count; i++)
@@ -557,7 +559,7 @@ static void lack_of_memory_is_reported(void **state)
     for (xmoe_status status = XMOE_ERROR_MEMORY; status != XMOE_OK; failures++) {
         xm_moe_scratch *scratch;
         xm_memory_fail_after(failures);
-        status = xm_moe_scratch_create(8, 4, 32, 32, &scratch, NULL);
+        status = xm_moe_scratch_create(8, 4, 32, 32, true, &scratch, NULL);
         xm_memory_fail_after(-1);
         assert_true(status == XMOE_OK || status == XMOE_ERROR_MEMORY);
         assert_true((scratch != NULL) == (status == XMOE_OK));

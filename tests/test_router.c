@@ -14,6 +14,8 @@
 #include <math.h>
 #include <string.h>
 
+static const xm_gate_rules plain_rules = {.weight_scale = 1.0f};
+
 static const float by_hand[5] = {0.125f, 0.5f, 0.0625f, 0.25f, 0.0625f};
 
 /* Asserts that by_hand gives exactly these experts, in this order. */
@@ -21,7 +23,7 @@ static void assert_chosen(const xmoe_router *router, int32_t count, const uint16
 {
     uint16_t chosen[5];
     float weights[5];
-    assert_int_equal(xm_route(router, by_hand, 5, chosen, weights), count);
+    assert_int_equal(xm_route(router, &plain_rules, by_hand, 5, chosen, weights), count);
     assert_memory_equal(chosen, expected, (size_t)count * sizeof *chosen);
     for (int32_t i = 0; i < count; i++)
         assert_float_equal(weights[i], by_hand[chosen[i]], 0.0);
@@ -90,7 +92,7 @@ static void weights_are_normalised_on_request(void **state)
         .type = XMOE_ROUTER_TOP_K, .top_k = 2, .min_experts = 1, .normalize = true};
     uint16_t chosen[5];
     float weights[5];
-    assert_int_equal(xm_route(&router, by_hand, 5, chosen, weights), 2);
+    assert_int_equal(xm_route(&router, &plain_rules, by_hand, 5, chosen, weights), 2);
     assert_float_equal(weights[0], 0.5f / 0.75f, 0.0);
     assert_float_equal(weights[1], 0.25f / 0.75f, 0.0);
 }
@@ -104,7 +106,7 @@ static void one_expert_is_enough(void **state)
             .type = (xmoe_router_type)type, .threshold = 0.5f, .top_k = 1, .min_experts = 1};
         uint16_t chosen = 9;
         float weight = 0.0f;
-        assert_int_equal(xm_route(&router, &p, 1, &chosen, &weight), 1);
+        assert_int_equal(xm_route(&router, &plain_rules, &p, 1, &chosen, &weight), 1);
         assert_int_equal(chosen, 0);
         assert_float_equal(weight, 1.0, 0.0);
     }
@@ -119,7 +121,7 @@ static void odd_values_have_their_place(void **state)
     const xmoe_router dense = {.type = XMOE_ROUTER_DENSE, .min_experts = 1};
     uint16_t chosen[7];
     float weights[7];
-    assert_int_equal(xm_route(&dense, p, 7, chosen, weights), 7);
+    assert_int_equal(xm_route(&dense, &plain_rules, p, 7, chosen, weights), 7);
     assert_memory_equal(chosen, expected, sizeof expected);
 }
 
@@ -130,7 +132,7 @@ static void a_row_of_nan_still_gets_an_expert(void **state)
     const xmoe_router router = {.type = XMOE_ROUTER_THRESHOLD, .threshold = 0.9f, .min_experts = 1};
     uint16_t chosen[3];
     float weights[3];
-    assert_int_equal(xm_route(&router, p, 3, chosen, weights), 1);
+    assert_int_equal(xm_route(&router, &plain_rules, p, 3, chosen, weights), 1);
     assert_int_equal(chosen[0], 0);
 }
 
@@ -212,7 +214,7 @@ static void equals_a_plain_sort(void **state)
             continue;
         random_row(seed, experts, seed % 5 == 0, p);
         int32_t count = route_by_sorting(&router, p, experts, expected, expected_weights);
-        assert_int_equal(xm_route(&router, p, experts, chosen, weights), count);
+        assert_int_equal(xm_route(&router, &plain_rules, p, experts, chosen, weights), count);
         assert_memory_equal(chosen, expected, (size_t)count * sizeof *chosen);
         assert_memory_equal(weights, expected_weights, (size_t)count * sizeof *weights);
     }

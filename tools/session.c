@@ -16,6 +16,14 @@ size_t session_add_flags(session_settings *settings, cli_flag *rows)
          .value = &settings->model,
          .default_text = "the bundled models/xmoe-small.gguf",
          .help = "GGUF model"},
+        {.name = "context-length",
+         .argument = "N",
+         .type = CLI_INT,
+         .value = &settings->context_length,
+         .minimum = 1,
+         .maximum = INT32_MAX,
+         .default_text = "the model's own",
+         .help = "longest sequence, where the model's is longer"},
         {.name = "threads",
          .argument = "N",
          .type = CLI_INT,
@@ -150,6 +158,7 @@ int session_load(tool_session *session, const session_settings *settings)
     cli_progress_start(&progress, "bytes", settings->quiet);
     const xmoe_model_options options = {.isa = settings->isa,
                                         .threads = settings->threads,
+                                        .context_length = settings->context_length,
                                         .progress = cli_progress_report,
                                         .progress_context = &progress};
     xmoe_status status = xmoe_model_load(path, &options, &session->model, &error);

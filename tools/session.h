@@ -19,11 +19,11 @@ typedef struct {
     const char *router;
     float threshold;
     int32_t top_k, min_experts, max_experts;
-    int32_t threads;
+    int32_t threads, context_length;
     bool quiet;
 } session_settings; /* start with {0} */
 
-enum { SESSION_FLAGS = 9 };
+enum { SESSION_FLAGS = 10 };
 /* Fills rows[SESSION_FLAGS] with the flags over settings; returns how many. */
 size_t session_add_flags(session_settings *settings, cli_flag *rows);
 

@@ -1,5 +1,6 @@
 /*
- * attention_simd.c - attention of one head over KV blocks: scores, softmax, weighted values.
+ * attention_simd.c - attention of heads that share keys and values, over KV blocks: scores,
+ * softmax, weighted values.
  *
  * A tile of queries shares the loads of keys and values; each query's arithmetic is the same as
  * alone: its scores are float dots over key blocks (16 tokens side by side, float_dots.h), its
@@ -10,9 +11,18 @@
 #include "kernels/float_dots.h"
 #include "kernels/simd.h"
 
+/* Tokens up to the query's own. */
 XM_INLINE size_t tokens_of(const xm_attention_job *job, int query)
 {
-    return (size_t)(job->first_count + query);
+    return (size_t)(job->first_count + query / job->heads);
+}
+
+/* The first of them that it sees. */
+XM_INLINE size_t first_of(const xm_attention_job *job, int query)
+{
+    size_t tokens = tokens_of(job, query), window = (size_t)job->window;
+
+    return window > 0 && tokens > window ? tokens - window : 0;
 }
 
 /* --- scores --- */
@@ -23,19 +33,36 @@ XM_INLINE void score_tile(const xm_attention_job *job, xm_weight_type type, int 
     size_t tokens = tokens_of(job, first + queries - 1);
 
 #pragma GCC unroll 8
-    for (int i = 0; i < queries; i++)
-        query[i] = job->query + (size_t)(first + i) * job->query_stride;
-    for (size_t t = 0; t < tokens; t += XM_KV_TOKENS) {
+    for (int i = 0; i < queries; i++) {
+        int position = (first + i) / job->heads, head = (first + i) % job->heads;
+
+        query[i] =
+            job->query + (size_t)position * job->query_stride + (size_t)(head * job->key_length);
+    }
+    for (size_t t = first_of(job, first) & ~(size_t)15; t < tokens; t += XM_KV_TOKENS) {
         xm_lanes dot[XM_MOST_TILE];
         float *scores = job->scores + (size_t)first * job->scores_stride + t;
 
-        xm_float_dots(type, queries, false, job->keys[t / XM_KV_TOKENS], (size_t)job->head_length,
+        xm_float_dots(type, queries, false, job->keys[t / XM_KV_TOKENS], (size_t)job->key_length,
                       query, dot);
 #pragma GCC unroll 8
         for (int i = 0; i < queries; i++)
             xm_lanes_store(scores + (size_t)i * job->scores_stride,
                            xm_lanes_mul(xm_lanes_set(job->scale), dot[i]));
     }
+}
+
+/* Scores of one query to weights. */
+XM_INLINE void soften(const xm_attention_job *job, int query)
+{
+    float *scores = job->scores + (size_t)query * job->scores_stride;
+    size_t first = first_of(job, query), count = tokens_of(job, query) - first;
+
+    if (job->sinks) {
+        scores[first + count] = job->sinks[query % job->heads];
+        count++;
+    }
+    XM_VARIANT(xm_softmax)(scores + first, count);
 }
 
 /* --- values --- */
@@ -61,7 +88,7 @@ XM_INLINE void add_values(const xm_attention_job *job, xm_weight_type type, int 
                           size_t column, size_t width, const float *p, size_t from, size_t to,
                           xm_lanes acc[][MOST_CHUNKS])
 {
-    size_t length = (size_t)job->head_length;
+    size_t length = (size_t)job->value_length;
 
     for (size_t t = from; t < to; t++) {
         const void *block = job->values[t / XM_KV_TOKENS];
@@ -81,28 +108,38 @@ XM_INLINE void add_values(const xm_attention_job *job, xm_weight_type type, int 
     }
 }
 
-/* Columns [column, column + 16 * chunks) of the outputs of `queries` queries: the tokens that all
- * of them see together, then each query's own last ones. width: columns of a chunk, a constant 16
- * except at the end of a row, in a chunk alone. */
+/* Columns [column, column + 16 * chunks) of the outputs of `queries` queries: each one's own first
+ * tokens (those that a later query's window has left), then the tokens that all of them see
+ * together, then each query's own last ones. width: columns of a chunk, a constant 16 except at the
+ * end of a row, in a chunk alone. */
 XM_INLINE void value_tile(const xm_attention_job *job, xm_weight_type type, int queries, int chunks,
                           int first, size_t column, size_t width)
 {
     const float *p = job->scores + (size_t)first * job->scores_stride;
-    size_t common = tokens_of(job, first);
+    size_t from = first_of(job, first + queries - 1), to = tokens_of(job, first);
     xm_lanes acc[TILE_QUERIES][MOST_CHUNKS];
 
+    if (from > to)
+        from = to;
 #pragma GCC unroll 4
     for (int i = 0; i < queries; i++)
 #pragma GCC unroll 4
         for (int c = 0; c < chunks; c++)
             acc[i][c] = xm_lanes_set(0.0f);
-    add_values(job, type, queries, chunks, column, width, p, 0, common, acc);
+#pragma GCC unroll 4
+    for (int i = 0; i < queries; i++)
+        add_values(job, type, 1, chunks, column, width, p + (size_t)i * job->scores_stride,
+                   first_of(job, first + i), from, acc + i);
+    add_values(job, type, queries, chunks, column, width, p, from, to, acc);
 #pragma GCC unroll 4
     for (int i = 0; i < queries; i++) {
-        float *out = job->out + (size_t)(first + i) * job->out_stride + column;
+        int position = (first + i) / job->heads, head = (first + i) % job->heads;
+        float *out = job->out + (size_t)position * job->out_stride +
+                     (size_t)(head * job->value_length) + column;
+        size_t own = first_of(job, first + i);
 
-        add_values(job, type, 1, chunks, column, width, p + (size_t)i * job->scores_stride, common,
-                   common + (size_t)i, acc + i);
+        add_values(job, type, 1, chunks, column, width, p + (size_t)i * job->scores_stride,
+                   own > to ? own : to, tokens_of(job, first + i), acc + i);
 #pragma GCC unroll 4
         for (int c = 0; c < chunks; c++)
             if (width == 16)
@@ -117,7 +154,7 @@ XM_INLINE void value_tile(const xm_attention_job *job, xm_weight_type type, int 
 XM_INLINE void value_tiles(const xm_attention_job *job, xm_weight_type type, int queries,
                            int chunks, int first)
 {
-    size_t length = (size_t)job->head_length;
+    size_t length = (size_t)job->value_length;
     size_t column = 0;
 
     for (; column + 16 * (size_t)chunks <= length; column += 16 * (size_t)chunks)
@@ -129,7 +166,7 @@ XM_INLINE void value_tiles(const xm_attention_job *job, xm_weight_type type, int
         value_tile(job, type, queries, 1, first, column, length - column);
 }
 
-/* --- one head --- */
+/* --- all of it --- */
 
 XM_INLINE void attention(const xm_attention_job *job, xm_weight_type type)
 {
@@ -145,7 +182,7 @@ XM_INLINE void attention(const xm_attention_job *job, xm_weight_type type)
     for (; i < queries; i++)
         score_tile(job, type, 1, i);
     for (i = 0; i < queries; i++)
-        XM_VARIANT(xm_softmax)(job->scores + (size_t)i * job->scores_stride, tokens_of(job, i));
+        soften(job, i);
     for (i = 0; queries - i >= TILE_QUERIES; i += TILE_QUERIES)
         value_tiles(job, type, TILE_QUERIES, XM_VALUE_CHUNKS, i);
     for (; i < queries; i++)

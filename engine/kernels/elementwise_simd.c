@@ -151,6 +151,24 @@ void XM_VARIANT(xm_layer_norm)(const float *x, const float *weight, const float 
     }
 }
 
+void XM_VARIANT(xm_rms_norm)(const float *x, const float *weight, float epsilon, size_t count,
+                             float *out)
+{
+    float mean = sum_of_squares(x, count, xm_lanes_set(0.0f)) / (float)count;
+    xm_lanes inverse = xm_lanes_set(1.0f / sqrtf(mean + epsilon));
+    size_t i = 0;
+
+    for (; i + 16 <= count; i += 16)
+        xm_lanes_store(out + i, xm_lanes_mul(xm_lanes_mul(xm_lanes_load(x + i), inverse),
+                                             xm_lanes_load(weight + i)));
+    if (i < count) {
+        xm_lanes unit = xm_lanes_mul(load_rest(x + i, count - i), inverse);
+
+        xm_lanes_store_first(out + i, count - i,
+                             xm_lanes_mul(unit, load_rest(weight + i, count - i)));
+    }
+}
+
 XM_INLINE xm_lanes gelu(xm_lanes x)
 {
     xm_lanes slope =
@@ -169,6 +187,54 @@ void XM_VARIANT(xm_gelu)(float *x, size_t count)
         xm_lanes_store(x + i, gelu(xm_lanes_load(x + i)));
     if (i < count)
         xm_lanes_store_first(x + i, count - i, gelu(load_rest(x + i, count - i)));
+}
+
+/* x / (1 + exp(-steepness * x)) */
+XM_INLINE xm_lanes weighed_sigmoid(xm_lanes x, float steepness)
+{
+    xm_lanes e = xm_lanes_exp(xm_lanes_mul(xm_lanes_set(-steepness), x));
+    xm_lanes numerator = xm_lanes_max(xm_lanes_set(-FLT_MAX), x);
+
+    return xm_lanes_div(numerator, xm_lanes_add(xm_lanes_set(1.0f), e));
+}
+
+XM_INLINE xm_lanes swiglu(xm_lanes gate, xm_lanes up)
+{
+    return xm_lanes_mul(weighed_sigmoid(gate, 1.0f), up);
+}
+
+XM_INLINE xm_lanes swiglu_clamped(xm_lanes gate, xm_lanes up)
+{
+    xm_lanes most = xm_lanes_set(XM_SWIGLU_LIMIT), least = xm_lanes_set(-XM_SWIGLU_LIMIT);
+
+    gate = xm_lanes_where_less(most, gate, most, gate);
+    up = xm_lanes_where_less(most, up, most, up);
+    up = xm_lanes_where_less(up, least, least, up);
+    return xm_lanes_mul(weighed_sigmoid(gate, XM_SWIGLU_STEEPNESS),
+                        xm_lanes_add(up, xm_lanes_set(1.0f)));
+}
+
+void XM_VARIANT(xm_swiglu)(const float *gate, float *up, size_t count)
+{
+    size_t i = 0;
+
+    for (; i + 16 <= count; i += 16)
+        xm_lanes_store(up + i, swiglu(xm_lanes_load(gate + i), xm_lanes_load(up + i)));
+    if (i < count)
+        xm_lanes_store_first(up + i, count - i,
+                             swiglu(load_rest(gate + i, count - i), load_rest(up + i, count - i)));
+}
+
+void XM_VARIANT(xm_swiglu_clamped)(const float *gate, float *up, size_t count)
+{
+    size_t i = 0;
+
+    for (; i + 16 <= count; i += 16)
+        xm_lanes_store(up + i, swiglu_clamped(xm_lanes_load(gate + i), xm_lanes_load(up + i)));
+    if (i < count)
+        xm_lanes_store_first(
+            up + i, count - i,
+            swiglu_clamped(load_rest(gate + i, count - i), load_rest(up + i, count - i)));
 }
 
 void XM_VARIANT(xm_add)(float *x, const float *y, size_t count)

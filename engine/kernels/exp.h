@@ -34,6 +34,10 @@
 #define XM_GELU_A (-0x1.988454p+0f)
 #define XM_GELU_B (-0x1.2444f2p-4f)
 
+/* GPT-OSS's clamped SwiGLU. */
+#define XM_SWIGLU_LIMIT     7.0f
+#define XM_SWIGLU_STEEPNESS 1.702f
+
 /* quantize_i16 takes blocks whose maximum is below this for blocks of zeros: 1 / scale would leave
  * the range of F32. */
 #define XM_QUANTIZE_TINY 0x1p-100f

@@ -75,22 +75,27 @@ typedef struct {
     int32_t lanes; /* 1..16: outputs to write */
 } xm_panel_job;
 
-/* Attention of one head: query_count queries at consecutive positions, query i over the first
- * first_count + i tokens, in KV blocks of 16 tokens. Keys of a block are [head_length][16 tokens],
- * values [16 tokens][head_length], F32 or F16. A whole block is readable memory, but what lies
- * beyond a query's tokens has no effect, whatever it is. */
+/* Attention of `heads` query heads that share one head of keys and values, at consecutive
+ * positions: query i is head i % heads of position i / heads. Position p sees the tokens up to its
+ * own, of which there are first_count + p, or the last `window` of them. Tokens lie in KV blocks of
+ * 16: keys of a block are [key_length][16 tokens], values [16 tokens][value_length], F32 or F16. A
+ * whole block is readable memory, but what lies beyond a query's tokens has no effect, whatever it
+ * is. */
 typedef struct {
-    const float *query; /* query i at query + i * query_stride */
+    const float *query; /* position p, head h at query + p * query_stride + h * key_length */
     size_t query_stride;
-    int32_t query_count; /* 1..16 */
+    int32_t heads;       /* >= 1 */
+    int32_t query_count; /* 1..16, whole positions */
     int32_t first_count; /* >= 1 */
-    int32_t head_length;
+    int32_t window;      /* tokens that a position sees at most; 0: all up to its own */
+    int32_t key_length, value_length;
     float scale;
-    const void *const *keys;   /* per KV block */
+    const float *sinks;      /* [heads]: the score of one more token, without a value; NULL: none */
+    const void *const *keys; /* per KV block */
     const void *const *values; /* per KV block */
     float *scores;             /* scratch: query_count * scores_stride floats */
-    size_t scores_stride;      /* >= tokens of the last query, rounded up to 16 */
-    float *out;                /* query i's result at out + i * out_stride */
+    size_t scores_stride;      /* >= tokens of the last query + 1, rounded up to 16 */
+    float *out;                /* position p, head h at out + p * out_stride + h * value_length */
     size_t out_stride;
 } xm_attention_job;
 
@@ -118,9 +123,10 @@ typedef struct xm_kernels {
      * so that every output that meets it is NaN: the failure stays visible. */
     void (*quantize_i16)(const float *x, size_t count, int16_t *q, float *scales, int32_t *sums);
 
-    /* Scores s_t = scale * (q . k_t) with the dot as in F32 panels over head_length; softmax as
-     * below over the query's tokens; out_d = acc over tokens in order, acc = fma(p_t, v_t[d], acc)
-     * from +0. Leaves p_t in scores; those beyond the query's tokens are undefined. */
+    /* Scores s_t = scale * (q . k_t) with the dot as in F32 panels over key_length; softmax as
+     * below over the query's tokens, the sink last; out_d = acc over tokens in order, acc =
+     * fma(p_t, v_t[d], acc) from +0. Leaves p_t in scores; those beyond the query's tokens are
+     * undefined. */
     void (*attention_f32)(const xm_attention_job *job);
     void (*attention_f16)(const xm_attention_job *job);
 
@@ -135,10 +141,19 @@ typedef struct xm_kernels {
      * right, no fma. count >= 1. out may be x. */
     void (*layer_norm)(const float *x, const float *weight, const float *bias, float epsilon,
                        size_t count, float *out);
+    /* mean = sum x_i^2 / count by 16 partial sums folded as above; out = x * (1 / sqrt(mean +
+     * epsilon)) * weight, left to right. count >= 1. out may be x. */
+    void (*rms_norm)(const float *x, const float *weight, float epsilon, size_t count, float *out);
     /* In place: x / 2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))), computed as x / (1 +
      * exp(-2u)) with the shared exp (exp.h); within 1e-6 relative or 1e-7 absolute of the exact
      * value. -inf gives -0, +inf +inf, NaN NaN. */
     void (*gelu)(float *x, size_t count);
+    /* up = gate / (1 + exp(-gate)) * up in place, with the shared exp. A gate of -inf counts as the
+     * lowest finite number. */
+    void (*swiglu)(const float *gate, float *up, size_t count);
+    /* GPT-OSS: g = gate, at most 7; u = up, within -7 to 7; up = g / (1 + exp(-1.702 g)) * (u + 1).
+     */
+    void (*swiglu_clamped)(const float *gate, float *up, size_t count);
     void (*add)(float *x, const float *y, size_t count); /* x += y */
     void (*scaled_add)(float *x, float scale, const float *y,
                        size_t count); /* x = fma(scale, y, x) */

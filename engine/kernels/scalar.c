@@ -350,6 +350,18 @@ static void layer_norm(const float *x, const float *weight, const float *bias, f
         out[i] = (x[i] - mean) * inverse * weight[i] + bias[i];
 }
 
+static void rms_norm(const float *x, const float *weight, float epsilon, size_t count, float *out)
+{
+    float squares[16] = {0.0f};
+    float inverse;
+
+    for (size_t i = 0; i < count; i++)
+        squares[i % 16] += x[i] * x[i];
+    inverse = 1.0f / sqrtf(fold(squares) / (float)count + epsilon);
+    for (size_t i = 0; i < count; i++)
+        out[i] = x[i] * inverse * weight[i];
+}
+
 static void gelu(float *x, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -357,6 +369,31 @@ static void gelu(float *x, size_t count)
         float numerator = -FLT_MAX > x[i] ? -FLT_MAX : x[i]; /* -inf / inf would be NaN */
 
         x[i] = numerator / (1.0f + shared_exp(argument));
+    }
+}
+
+/* x / (1 + exp(-steepness * x)) */
+static float weighed_sigmoid(float x, float steepness)
+{
+    float numerator = -FLT_MAX > x ? -FLT_MAX : x; /* -inf / inf would be NaN */
+
+    return numerator / (1.0f + shared_exp(-steepness * x));
+}
+
+static void swiglu(const float *gate, float *up, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        up[i] = weighed_sigmoid(gate[i], 1.0f) * up[i];
+}
+
+static void swiglu_clamped(const float *gate, float *up, size_t count)
+{
+    for (size_t i = 0; i < count; i++) { /* NaN stays NaN */
+        float g = XM_SWIGLU_LIMIT < gate[i] ? XM_SWIGLU_LIMIT : gate[i];
+        float u = XM_SWIGLU_LIMIT < up[i] ? XM_SWIGLU_LIMIT : up[i];
+
+        u = u < -XM_SWIGLU_LIMIT ? -XM_SWIGLU_LIMIT : u;
+        up[i] = weighed_sigmoid(g, XM_SWIGLU_STEEPNESS) * (u + 1.0f);
     }
 }
 
@@ -374,33 +411,44 @@ static void scaled_add(float *x, float scale, const float *y, size_t count)
 
 /* --- attention --- */
 
+/* One query: `from` is the first token that it sees, `tokens` counts those up to its own. */
+static void attend_query(const xm_attention_job *job, load_fn load, const float *query,
+                         const float *sink, size_t from, size_t tokens, float *scores, float *out)
+{
+    for (size_t t = from / XM_KV_TOKENS * XM_KV_TOKENS; t < tokens; t += XM_KV_TOKENS) {
+        float dot[XM_PANEL];
+
+        float_dots(job->keys[t / XM_KV_TOKENS], load, query, (size_t)job->key_length, dot);
+        for (size_t l = 0; l < XM_KV_TOKENS && t + l < tokens; l++)
+            scores[t + l] = job->scale * dot[l];
+    }
+    if (sink)
+        scores[tokens] = *sink;
+    softmax(scores + from, tokens - from + (sink ? 1 : 0));
+    for (size_t d = 0; d < (size_t)job->value_length; d++) {
+        float acc = 0.0f;
+
+        for (size_t t = from; t < tokens; t++) {
+            const void *values = job->values[t / XM_KV_TOKENS];
+            acc = fmaf(scores[t], load(values, t % XM_KV_TOKENS * (size_t)job->value_length + d),
+                       acc);
+        }
+        out[d] = acc;
+    }
+}
+
 static void attention(const xm_attention_job *job, load_fn load)
 {
-    size_t length = (size_t)job->head_length;
-
     for (int32_t i = 0; i < job->query_count; i++) {
-        const float *query = job->query + (size_t)i * job->query_stride;
-        float *scores = job->scores + (size_t)i * job->scores_stride;
-        float *out = job->out + (size_t)i * job->out_stride;
-        size_t tokens = (size_t)job->first_count + (size_t)i;
+        size_t position = (size_t)(i / job->heads), head = (size_t)(i % job->heads);
+        size_t tokens = (size_t)job->first_count + position, window = (size_t)job->window;
 
-        for (size_t t = 0; t < tokens; t += XM_KV_TOKENS) {
-            float dot[XM_PANEL];
-
-            float_dots(job->keys[t / XM_KV_TOKENS], load, query, length, dot);
-            for (size_t l = 0; l < XM_KV_TOKENS && t + l < tokens; l++)
-                scores[t + l] = job->scale * dot[l];
-        }
-        softmax(scores, tokens);
-        for (size_t d = 0; d < length; d++) {
-            float acc = 0.0f;
-
-            for (size_t t = 0; t < tokens; t++) {
-                const void *values = job->values[t / XM_KV_TOKENS];
-                acc = fmaf(scores[t], load(values, t % XM_KV_TOKENS * length + d), acc);
-            }
-            out[d] = acc;
-        }
+        attend_query(job, load,
+                     job->query + position * job->query_stride + head * (size_t)job->key_length,
+                     job->sinks ? job->sinks + head : NULL,
+                     window > 0 && tokens > window ? tokens - window : 0, tokens,
+                     job->scores + (size_t)i * job->scores_stride,
+                     job->out + position * job->out_stride + head * (size_t)job->value_length);
     }
 }
 
@@ -441,7 +489,10 @@ const xm_kernels xm_kernels_scalar = {
     .softmax = softmax,
     .log_sum_exp = log_sum_exp,
     .layer_norm = layer_norm,
+    .rms_norm = rms_norm,
     .gelu = gelu,
+    .swiglu = swiglu,
+    .swiglu_clamped = swiglu_clamped,
     .add = add,
     .scaled_add = scaled_add,
 };

@@ -42,7 +42,11 @@ void XM_VARIANT(xm_softmax)(float *x, size_t count);
 float XM_VARIANT(xm_log_sum_exp)(const float *x, size_t count);
 void XM_VARIANT(xm_layer_norm)(const float *x, const float *weight, const float *bias,
                                float epsilon, size_t count, float *out);
+void XM_VARIANT(xm_rms_norm)(const float *x, const float *weight, float epsilon, size_t count,
+                             float *out);
 void XM_VARIANT(xm_gelu)(float *x, size_t count);
+void XM_VARIANT(xm_swiglu)(const float *gate, float *up, size_t count);
+void XM_VARIANT(xm_swiglu_clamped)(const float *gate, float *up, size_t count);
 void XM_VARIANT(xm_add)(float *x, const float *y, size_t count);
 void XM_VARIANT(xm_scaled_add)(float *x, float scale, const float *y, size_t count);
 

@@ -34,7 +34,10 @@ const xm_kernels XM_VARIANT(xm_kernels) = {
     .softmax = XM_VARIANT(xm_softmax),
     .log_sum_exp = XM_VARIANT(xm_log_sum_exp),
     .layer_norm = XM_VARIANT(xm_layer_norm),
+    .rms_norm = XM_VARIANT(xm_rms_norm),
     .gelu = XM_VARIANT(xm_gelu),
+    .swiglu = XM_VARIANT(xm_swiglu),
+    .swiglu_clamped = XM_VARIANT(xm_swiglu_clamped),
     .add = XM_VARIANT(xm_add),
     .scaled_add = XM_VARIANT(xm_scaled_add),
 };

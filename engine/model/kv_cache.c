@@ -8,16 +8,17 @@
 
 #include <string.h>
 
-/* Keys (or values) of one head of one layer of one block, in bytes. */
-static size_t head_bytes(const xmoe_model_info *info, bool f32)
+/* Keys, or values, of one head of one layer of one block, in bytes. */
+static size_t part_bytes(int32_t length, bool f32)
 {
-    return (size_t)info->head_length * XM_KV_TOKENS * (f32 ? sizeof(float) : sizeof(uint16_t));
+    return (size_t)length * XM_KV_TOKENS * (f32 ? sizeof(float) : sizeof(uint16_t));
 }
 
 size_t xm_kv_block_bytes(const xmoe_model *model, bool f32)
 {
-    const xmoe_model_info *info = &model->info;
-    return (size_t)info->layer_count * (size_t)info->head_count * 2 * head_bytes(info, f32);
+    const xm_attention_shape *shape = &model->attention;
+    return (size_t)model->info.layer_count * (size_t)shape->kv_heads *
+           (part_bytes(shape->key_length, f32) + part_bytes(shape->value_length, f32));
 }
 
 /* Memory for the blocks; false without. */
@@ -41,20 +42,25 @@ xmoe_status xm_kv_cache_create(const xmoe_model *model, int32_t block_count, boo
     xm_kv_cache *cache = xm_calloc(1, sizeof *cache);
     if (cache == NULL)
         return xm_fail_memory(error, "KV cache", sizeof *cache);
+    const xm_attention_shape *shape = &model->attention;
     *cache = (xm_kv_cache){
         .block_count = block_count,
         .layers = model->info.layer_count,
-        .heads = model->info.head_count,
-        .head_length = model->info.head_length,
+        .heads = shape->kv_heads,
+        .key_length = shape->key_length,
+        .value_length = shape->value_length,
         .f32 = f32,
-        .element_bytes = f32 ? sizeof(float) : sizeof(uint16_t),
-        .head_bytes = head_bytes(&model->info, f32),
+        .key_bytes = part_bytes(shape->key_length, f32),
         .block_bytes = xm_kv_block_bytes(model, f32),
     };
+    cache->head_bytes = cache->key_bytes + part_bytes(shape->value_length, f32);
     if (!allocate_blocks(cache)) {
         size_t bytes = (size_t)block_count * cache->block_bytes;
         xm_free(cache);
-        return xm_fail_memory(error, "KV cache", bytes);
+        return xm_fail(error, XMOE_ERROR_MEMORY,
+                       "out of memory: the KV cache of %lld tokens needs %zu bytes (a smaller "
+                       "context_length or kv_bytes needs less)",
+                       (long long)block_count * XM_KV_TOKENS, bytes);
     }
     *cache_out = cache;
     return XMOE_OK;

@@ -3,7 +3,7 @@
  *
  * This file owns the memory only. Which block belongs to whom is the scheduler's business
  * (serve/block_pool.h); a forward pass is told by block tables. Inside a block, each layer and head
- * has keys [head_length][16] and values [16][head_length], F16 or F32.
+ * has keys [key_length][16] and values [16][value_length], F16 or F32.
  */
 #ifndef XM_MODEL_KV_CACHE_H
 #define XM_MODEL_KV_CACHE_H
@@ -12,10 +12,11 @@
 
 typedef struct {
     int32_t block_count;
-    int32_t layers, heads, head_length;
+    int32_t layers, heads; /* of keys and values: not more than query heads */
+    int32_t key_length, value_length;
     bool f32;
-    size_t element_bytes;
-    size_t head_bytes;  /* keys (or values) of one head of one layer of one block */
+    size_t key_bytes;   /* keys of one head of one layer of one block */
+    size_t head_bytes;  /* its keys and values */
     size_t block_bytes; /* keys and values of all layers and heads */
     uint8_t *memory;    /* block_count * block_bytes; pages are taken as they are written */
     void *allocation;   /* what memory lies in */
@@ -29,13 +30,13 @@ void xm_kv_cache_free(xm_kv_cache *cache);
 static inline void *xm_kv_keys(const xm_kv_cache *cache, int32_t block, int32_t layer, int32_t head)
 {
     return cache->memory + (size_t)block * cache->block_bytes +
-           ((size_t)layer * (size_t)cache->heads + (size_t)head) * 2 * cache->head_bytes;
+           ((size_t)layer * (size_t)cache->heads + (size_t)head) * cache->head_bytes;
 }
 
 static inline void *xm_kv_values(const xm_kv_cache *cache, int32_t block, int32_t layer,
                                  int32_t head)
 {
-    return (uint8_t *)xm_kv_keys(cache, block, layer, head) + cache->head_bytes;
+    return (uint8_t *)xm_kv_keys(cache, block, layer, head) + cache->key_bytes;
 }
 
 /* All of block `from` into block `to` (when choices that share a prompt part ways inside a block).

@@ -167,6 +167,33 @@ static xm_load_item *add_item(xm_loader *loader, const xm_gguf_tensor *tensor, x
     return item;
 }
 
+/* A matrix of this shape without its data. */
+static xm_matrix shape_matrix(xm_weight_type type, int32_t rows, int32_t columns)
+{
+    return (xm_matrix){
+        .type = type,
+        .rows = rows,
+        .columns = columns,
+        .panels = (rows + XM_PANEL - 1) / XM_PANEL,
+        .panel_bytes = xm_panel_bytes(type, (size_t)columns),
+    };
+}
+
+static xmoe_status add_matrices(xm_loader *loader, const xm_gguf_tensor *tensor, xm_matrix shape,
+                                size_t count, xm_matrix *matrices, xm_load_item **item,
+                                xmoe_error *error)
+{
+    *item = add_item(loader, tensor, error);
+    if (*item == NULL)
+        return XMOE_ERROR_MEMORY;
+    for (size_t i = 0; i < count; i++)
+        matrices[i] = shape;
+    (*item)->matrices = matrices;
+    (*item)->count = count;
+    (*item)->source_stride = (size_t)(tensor->bytes / count);
+    return XMOE_OK;
+}
+
 xmoe_status xm_loader_bind_matrices(xm_loader *loader, const char *name, int32_t columns,
                                     int32_t rows, int32_t count, const xm_weight_traits *type,
                                     xm_matrix *matrices, xmoe_error *error)
@@ -176,20 +203,47 @@ xmoe_status xm_loader_bind_matrices(xm_loader *loader, const char *name, int32_t
     xmoe_status status = find_checked(loader, name, shape, type, &tensor, error);
     if (status != XMOE_OK)
         return status;
-    xm_load_item *item = add_item(loader, tensor, error);
-    if (item == NULL)
+    xm_load_item *item;
+    return add_matrices(loader, tensor, shape_matrix(tensor->traits->type, rows, columns),
+                        (size_t)count, matrices, &item, error);
+}
+
+xmoe_status xm_loader_bind_split(xm_loader *loader, const char *name, int32_t columns,
+                                 int32_t first, int32_t second, int32_t count,
+                                 xm_matrix *transposed, xm_matrix *matrices, xmoe_error *error)
+{
+    const uint64_t shape[4] = {(uint64_t)columns, (uint64_t)count * (uint64_t)(first + second), 1,
+                               1};
+    const xm_gguf_tensor *tensor;
+    xm_load_item *item;
+    xmoe_status status = find_checked(loader, name, shape, NULL, &tensor, error);
+    if (status != XMOE_OK)
+        return status;
+    size_t row_bytes = (size_t)(tensor->bytes / shape[1]);
+    status = add_matrices(loader, tensor, shape_matrix(XM_TYPE_F32, columns, first), (size_t)count,
+                          transposed, &item, error);
+    if (status != XMOE_OK)
+        return status;
+    item->transposed = true;
+    status = add_matrices(loader, tensor, shape_matrix(tensor->traits->type, second, columns),
+                          (size_t)count, matrices, &item, error);
+    if (status == XMOE_OK)
+        item->source_offset = (size_t)first * row_bytes;
+    return status;
+}
+
+xmoe_status xm_loader_read_values(xm_loader *loader, const char *name, int32_t count, float *values,
+                                  xmoe_error *error)
+{
+    const uint64_t shape[4] = {(uint64_t)count, 1, 1, 1};
+    const xm_weight_traits *f32 = xm_weight_traits_of(XM_TYPE_F32);
+    const xm_gguf_tensor *tensor;
+    xmoe_status status = find_checked(loader, name, shape, f32, &tensor, error);
+    if (status != XMOE_OK)
+        return status;
+    if (add_item(loader, tensor, error) == NULL)
         return XMOE_ERROR_MEMORY;
-    xm_matrix matrix = {
-        .type = tensor->traits->type,
-        .rows = rows,
-        .columns = columns,
-        .panels = (rows + XM_PANEL - 1) / XM_PANEL,
-        .panel_bytes = xm_panel_bytes(tensor->traits->type, (size_t)columns),
-    };
-    for (int32_t i = 0; i < count; i++)
-        matrices[i] = matrix;
-    item->matrices = matrices;
-    item->count = (size_t)count;
+    xm_weights_to_f32(f32, tensor->data, values, (size_t)count);
     return XMOE_OK;
 }
 
@@ -221,8 +275,6 @@ xmoe_status xm_loader_check_all_bound(const xm_loader *loader, xmoe_error *error
 {
     const xm_gguf *file = loader->model->file;
     uint64_t count = xm_gguf_tensor_count(file);
-    if (count == loader->item_count)
-        return XMOE_OK;
     for (uint64_t i = 0; i < count; i++) {
         const xm_gguf_tensor *tensor = xm_gguf_tensor_at(file, i);
         if (is_bound(loader, tensor))
@@ -268,7 +320,9 @@ static bool place_items(xm_loader *loader, size_t *total)
     for (size_t i = 0; i < loader->item_count; i++) {
         xm_load_item *item = &loader->items[i];
         const uint64_t *shape = item->tensor->shape;
-        size_t bytes;
+        size_t bytes = 0;
+        if (item->matrices == NULL && item->values == NULL)
+            continue; /* was read when it was bound */
         if (item->matrices != NULL
                 ? !xm_multiply((size_t)item->matrices->panels, item->matrices->panel_bytes, &bytes)
                 : !xm_multiply((size_t)(shape[0] * shape[1]), sizeof(float), &bytes))
@@ -286,10 +340,26 @@ static void point_to_weights(xm_loader *loader, const uint8_t *weights)
     for (size_t i = 0; i < loader->item_count; i++) {
         xm_load_item *item = &loader->items[i];
         const uint8_t *start = weights + item->offset;
-        if (item->matrices == NULL)
+        if (item->values != NULL)
             *item->values = (const float *)(const void *)start;
         for (size_t m = 0; item->matrices != NULL && m < item->count; m++)
             item->matrices[m].data = start + m * item->stride;
+    }
+}
+
+/* Each row of the source is a column of the matrix. */
+static void pack_transposed(const xm_gguf_tensor *tensor, const uint8_t *source,
+                            const xm_matrix *matrix, uint8_t *out)
+{
+    size_t row_bytes = (size_t)(tensor->bytes / tensor->shape[1]);
+    float values[XM_MAX_TRANSPOSED];
+    for (int32_t column = 0; column < matrix->columns; column++) {
+        xm_weights_to_f32(tensor->traits, source + (size_t)column * row_bytes, values,
+                          (size_t)matrix->rows);
+        for (int32_t row = 0; row < matrix->rows; row++) {
+            float *panel = (float *)(void *)(out + (size_t)(row / XM_PANEL) * matrix->panel_bytes);
+            panel[column * XM_PANEL + row % XM_PANEL] = values[row];
+        }
     }
 }
 
@@ -301,16 +371,21 @@ static void run_pack_task(void *context, int32_t index, int32_t thread)
     const xm_load_item *item = task->item;
     const xm_gguf_tensor *tensor = item->tensor;
     uint8_t *out = region->weights + item->offset + task->matrix * item->stride;
-    if (item->matrices == NULL) {
+    if (item->values != NULL) {
         xm_weights_to_f32(tensor->traits, tensor->data, (float *)(void *)out,
                           (size_t)(tensor->shape[0] * tensor->shape[1]));
         return;
     }
+    if (item->matrices == NULL)
+        return;
     const xm_matrix *matrix = item->matrices;
     const uint8_t *source =
-        (const uint8_t *)tensor->data + task->matrix * (size_t)(tensor->bytes / item->count);
-    xm_pack_panels(matrix->type, source, (size_t)matrix->rows, (size_t)matrix->columns, task->first,
-                   task->last, out);
+        (const uint8_t *)tensor->data + item->source_offset + task->matrix * item->source_stride;
+    if (item->transposed)
+        pack_transposed(tensor, source, matrix, out);
+    else
+        xm_pack_panels(matrix->type, source, (size_t)matrix->rows, (size_t)matrix->columns,
+                       task->first, task->last, out);
 }
 
 /* The task at `at`, which moves past it. */
@@ -318,13 +393,15 @@ static pack_task next_task(const xm_loader *loader, pack_position *at)
 {
     const xm_load_item *item = &loader->items[at->item];
     pack_task task = {.item = item, .matrix = at->matrix, .first = at->panel, .last = at->panel};
-    if (item->matrices == NULL) {
+    if (item->matrices == NULL) { /* values */
         at->bytes += item->tensor->bytes;
         at->item++;
         return task;
     }
     int32_t panels = item->matrices->panels;
     int32_t most = (int32_t)(TASK_BYTES / item->matrices->panel_bytes) + 1;
+    if (item->transposed)
+        most = panels; /* a source row goes to all of them */
     task.last = panels - at->panel < most ? panels : at->panel + most;
     uint64_t bytes = item->tensor->bytes / item->count;
     at->bytes += bytes * (uint64_t)task.last / (uint64_t)panels -

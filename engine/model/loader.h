@@ -11,18 +11,25 @@
 #include "base/pool.h"
 #include "model/model.h"
 
+enum { XM_MAX_TRANSPOSED = 1 << 14 }; /* elements of a row that may become a column */
+
 /* A tensor and where its weights go. */
 typedef struct {
     const xm_gguf_tensor *tensor;
     xm_matrix *matrices;  /* [count]; NULL: plain values */
     const float **values; /* where matrices is NULL: the tensor as F32 */
     size_t count;         /* matrices of the tensor; 1 for values */
+    size_t source_offset; /* bytes in the tensor before the first matrix */
+    size_t source_stride; /* and from one matrix to the next */
+    bool transposed;      /* the tensor's rows become the matrices' columns, as F32 */
     size_t stride;        /* bytes from one matrix to the next in the weight block */
     size_t offset;        /* of the first in the weight block */
 } xm_load_item;
 
 typedef struct {
-    xmoe_model *model; /* being filled; its file is open */
+    xmoe_model *model;        /* being filled; its file is open */
+    const char *architecture; /* as in the file; prefix of its keys */
+    int32_t context_limit;    /* longest sequence asked for; 0: the file's */
     xm_load_item *items;
     size_t item_count, item_capacity;
 } xm_loader;
@@ -45,6 +52,15 @@ xmoe_status xm_loader_bind_matrices(xm_loader *loader, const char *name, int32_t
 /* Tensor `name` of shape [columns, rows] becomes F32 values when packed. */
 xmoe_status xm_loader_bind_values(xm_loader *loader, const char *name, int32_t columns,
                                   int32_t rows, const xm_weight_traits *type, const float **values,
+                                  xmoe_error *error);
+/* Tensor `name` of shape [columns, count * (first + second)], whose rows are, `count` times,
+ * `first` rows and then `second` rows: the former become F32 matrices [columns x first]
+ * (transposed), the latter matrices [second x columns]. */
+xmoe_status xm_loader_bind_split(xm_loader *loader, const char *name, int32_t columns,
+                                 int32_t first, int32_t second, int32_t count,
+                                 xm_matrix *transposed, xm_matrix *matrices, xmoe_error *error);
+/* F32 tensor `name` of `count` values, read now. */
+xmoe_status xm_loader_read_values(xm_loader *loader, const char *name, int32_t count, float *values,
                                   xmoe_error *error);
 /* Fails if the file holds a tensor that was not bound. */
 xmoe_status xm_loader_check_all_bound(const xm_loader *loader, xmoe_error *error);

@@ -82,8 +82,10 @@ static bool is_expert_item(const xmoe_model *model, const xm_load_item *item)
     for (int32_t m = 0; m < model->info.moe_layer_count; m++) {
         const xm_moe_layer *moe = &model->layers[model->moe_layers[m]].moe;
         if (item->matrices != NULL
-                ? item->matrices == moe->up || item->matrices == moe->down
-                : item->values == &moe->up_bias || item->values == &moe->down_bias)
+                ? item->matrices == moe->gate || item->matrices == moe->up ||
+                      item->matrices == moe->down
+                : item->values == &moe->gate_bias || item->values == &moe->up_bias ||
+                      item->values == &moe->down_bias)
             return true;
     }
     return false;
@@ -92,7 +94,7 @@ static bool is_expert_item(const xmoe_model *model, const xm_load_item *item)
 /* Of a table with a row per token or position, a token reads one row. */
 static bool is_looked_up(const xmoe_model *model, const xm_load_item *item)
 {
-    bool tied = model->output.rows == 0;
+    bool tied = model->output.weight.rows == 0;
     return item->values == &model->position_embedding ||
            (item->matrices == &model->token_embedding && !tied);
 }
@@ -134,10 +136,11 @@ static xmoe_status find_family(const xmoe_model *model, const xm_family **family
     *family = xm_family_of(architecture);
     if (*family == NULL)
         return xm_fail(error, XMOE_ERROR_UNSUPPORTED,
-                       "%.150s: key 'general.architecture' is '%.*s', expected xmoe",
+                       "%.150s: key 'general.architecture' is '%.*s', which this engine does not "
+                       "know (it knows %s)",
                        xm_gguf_path(model->file),
                        (int)(architecture.length < 64 ? architecture.length : 64),
-                       architecture.data);
+                       architecture.data, xm_family_names());
     return XMOE_OK;
 }
 
@@ -163,8 +166,8 @@ static xmoe_status load_weights(xm_loader *loader, const xmoe_model_options *opt
         return status;
     status = xm_loader_pack(loader, pool, options->progress, options->progress_context, error);
     xm_pool_free(pool);
-    if (status == XMOE_OK && model->output.rows == 0)
-        model->output = model->token_embedding;
+    if (status == XMOE_OK && model->output.weight.rows == 0)
+        model->output.weight = model->token_embedding;
     return status;
 }
 
@@ -176,7 +179,8 @@ static xmoe_status fill_model(xm_loader *loader, const xmoe_model_options *optio
     xmoe_status status;
     if ((status = find_family(model, &family, error)) != XMOE_OK ||
         (status = load_tokenizer(model, error)) != XMOE_OK ||
-        (status = family->bind(loader, error)) != XMOE_OK ||
+        (loader->architecture = family->architecture, status = family->bind(loader, error)) !=
+            XMOE_OK ||
         (status = xm_loader_check_all_bound(loader, error)) != XMOE_OK ||
         (status = describe_texts(model, error)) != XMOE_OK)
         return status;
@@ -193,10 +197,14 @@ xmoe_status xmoe_model_load(const char *path, const xmoe_model_options *options,
     if (options->threads < 0 || options->threads > 4096)
         return xm_fail_argument(error, "threads", "threads is %d, must be 0 (all CPUs) to 4096",
                                 options->threads);
+    if (options->context_length < 0)
+        return xm_fail_argument(error, "context_length",
+                                "context_length is %d, must be 0 (the file's) or more",
+                                options->context_length);
     xmoe_model *model = xm_calloc(1, sizeof *model);
     if (model == NULL)
         return xm_fail_memory(error, "model", sizeof *model);
-    xm_loader loader = {.model = model};
+    xm_loader loader = {.model = model, .context_limit = options->context_length};
     xmoe_status status = xm_kernels_select(options->isa, &model->kernels, error);
     if (status == XMOE_OK)
         status = xm_gguf_open(path, &model->file, error);

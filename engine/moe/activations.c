@@ -41,3 +41,19 @@ void xm_activations_quantize(const xm_kernels *kernels, const xm_activations *ac
     kernels->quantize_i16(activations->f32 + start, count, activations->i16 + start,
                           activations->scales + start / BLOCK, activations->sums + start / HALF);
 }
+
+void xm_activate(const xm_kernels *kernels, xm_activation activation, const float *gate, float *up,
+                 size_t count)
+{
+    switch (activation) {
+    case XM_ACTIVATION_GELU:
+        kernels->gelu(up, count);
+        break;
+    case XM_ACTIVATION_SWIGLU:
+        kernels->swiglu(gate, up, count);
+        break;
+    case XM_ACTIVATION_SWIGLU_CLAMPED:
+        kernels->swiglu_clamped(gate, up, count);
+        break;
+    }
+}

@@ -1,11 +1,11 @@
 /*
  * moe.c - one MoE layer, in three or four parallel regions (see moe.h):
  *
- *   gate   router logits of all rows, then per row softmax and choice of experts
- *   up     per (expert, panels): hidden = gelu(up . h + bias) of the expert's rows, also as int16
- *          where the down weights want it
- *   down   per range of output columns: for each touched expert in ascending order, down . hidden +
- *          bias, added with the routing weight to the residual rows
+ *   route  router logits of all rows, then per row scores and choice of experts
+ *   up     per (expert, panels): hidden = activation(gate . h, up . h) of the expert's rows, also
+ * as int16 where the down weights want it down   per range of output columns: for each touched
+ * expert in ascending order, down . hidden + bias, added with the routing weight to the residual
+ * rows
  *
  * The down region is cut by columns alone: its tasks are equal in size and write disjoint columns,
  * so outputs are added where they are made and a row's sum has the order of its experts. Runs on
@@ -25,15 +25,16 @@ enum {
 
 struct xm_moe_scratch {
     int32_t max_rows, experts;
-    int32_t capacity;   /* pairs of one wave */
-    float *probability; /* [max_rows][experts]: router logits, then probabilities */
-    int32_t *count;     /* the selection's arrays */
-    uint16_t *expert;   /* [max_rows][experts] */
-    float *weight;      /* [max_rows][experts] */
+    int32_t capacity; /* pairs of one wave */
+    float *score;     /* [max_rows][experts]: router logits, then scores */
+    int32_t *count;   /* the selection's arrays */
+    uint16_t *expert; /* [max_rows][experts] */
+    float *weight;    /* [max_rows][experts] */
     xm_dispatch dispatch;
     xm_expert_task *tasks; /* [xm_dispatch_max_tasks] */
     int32_t *ordinal;      /* [max(capacity, max_rows)]: 0, 1, 2, ... */
     xm_activations hidden; /* [capacity][hidden] */
+    float *gate;           /* [capacity][hidden.stride]; NULL where experts have no gates */
     float *out;            /* [XM_ROW_TILE][out_stride]: expert outputs before they are added */
     size_t out_stride;
 };
@@ -48,7 +49,7 @@ typedef struct {
     int32_t rows;
     float *residual;
     size_t residual_stride;
-    xm_tiles tiles;                   /* gate and down */
+    xm_tiles tiles;                   /* of router and down */
     int32_t first_expert, end_expert; /* of the wave */
 } moe_call;
 
@@ -64,27 +65,32 @@ static int32_t wave_capacity(int32_t max_rows, int32_t experts, int32_t hidden)
     return pairs < (size_t)max_rows ? max_rows : (int32_t)pairs;
 }
 
-static bool allocate_scratch(xm_moe_scratch *scratch, size_t hidden, size_t width)
+static bool allocate_scratch(xm_moe_scratch *scratch, size_t hidden, size_t width, bool gated)
 {
     size_t rows = (size_t)scratch->max_rows, experts = (size_t)scratch->experts;
     size_t tasks = (size_t)xm_dispatch_max_tasks(scratch->experts);
     scratch->out_stride = (width + XM_PANEL - 1) / XM_PANEL * XM_PANEL;
-    scratch->probability = xm_calloc_aligned(rows * experts, sizeof *scratch->probability);
+    scratch->score = xm_calloc_aligned(rows * experts, sizeof *scratch->score);
     scratch->count = xm_calloc(rows, sizeof *scratch->count);
     scratch->expert = xm_calloc(rows * experts, sizeof *scratch->expert);
     scratch->weight = xm_calloc(rows * experts, sizeof *scratch->weight);
     scratch->tasks = xm_calloc(tasks, sizeof *scratch->tasks);
     scratch->ordinal = xm_calloc((size_t)scratch->capacity, sizeof *scratch->ordinal);
     scratch->out = xm_calloc_aligned(XM_ROW_TILE * scratch->out_stride, sizeof *scratch->out);
-    return scratch->probability != NULL && scratch->count != NULL && scratch->expert != NULL &&
-           scratch->weight != NULL && scratch->tasks != NULL && scratch->ordinal != NULL &&
-           scratch->out != NULL &&
-           xm_dispatch_create(scratch->max_rows, scratch->experts, &scratch->dispatch) &&
-           xm_activations_create((size_t)scratch->capacity, hidden, &scratch->hidden);
+    if (scratch->score == NULL || scratch->count == NULL || scratch->expert == NULL ||
+        scratch->weight == NULL || scratch->tasks == NULL || scratch->ordinal == NULL ||
+        scratch->out == NULL ||
+        !xm_dispatch_create(scratch->max_rows, scratch->experts, &scratch->dispatch) ||
+        !xm_activations_create((size_t)scratch->capacity, hidden, &scratch->hidden))
+        return false;
+    if (gated)
+        scratch->gate = xm_calloc_aligned((size_t)scratch->capacity,
+                                          scratch->hidden.stride * sizeof *scratch->gate);
+    return !gated || scratch->gate != NULL;
 }
 
 xmoe_status xm_moe_scratch_create(int32_t max_rows, int32_t experts, int32_t hidden, int32_t width,
-                                  xm_moe_scratch **scratch_out, xmoe_error *error)
+                                  bool gated, xm_moe_scratch **scratch_out, xmoe_error *error)
 {
     *scratch_out = NULL;
     xm_moe_scratch *scratch = xm_calloc(1, sizeof *scratch);
@@ -93,7 +99,7 @@ xmoe_status xm_moe_scratch_create(int32_t max_rows, int32_t experts, int32_t hid
     scratch->max_rows = max_rows;
     scratch->experts = experts;
     scratch->capacity = wave_capacity(max_rows, experts, hidden);
-    if (!allocate_scratch(scratch, (size_t)hidden, (size_t)width)) {
+    if (!allocate_scratch(scratch, (size_t)hidden, (size_t)width, gated)) {
         xm_moe_scratch_free(scratch);
         return xm_fail_memory(error, "MoE scratch", HIDDEN_BYTES);
     }
@@ -107,7 +113,7 @@ void xm_moe_scratch_free(xm_moe_scratch *scratch)
 {
     if (scratch == NULL)
         return;
-    xm_free(scratch->probability);
+    xm_free(scratch->score);
     xm_free(scratch->count);
     xm_free(scratch->expert);
     xm_free(scratch->weight);
@@ -115,22 +121,23 @@ void xm_moe_scratch_free(xm_moe_scratch *scratch)
     xm_free(scratch->tasks);
     xm_free(scratch->ordinal);
     xm_activations_free(&scratch->hidden);
+    xm_free(scratch->gate);
     xm_free(scratch->out);
     xm_free(scratch);
 }
 
-/* --- gate ------------------------------------------------------------------------------------- */
+/* --- route ------------------------------------------------------------------------------------ */
 
-static void run_gate(void *context, int32_t task, int32_t thread)
+static void run_router(void *context, int32_t task, int32_t thread)
 {
     (void)thread;
     const moe_call *call = context;
     size_t experts = (size_t)call->layer->experts;
     xm_tile tile = xm_tiles_at(&call->tiles, task);
-    xm_matrix_panels(call->kernels, &call->layer->gate, NULL, call->h,
+    xm_matrix_panels(call->kernels, &call->layer->router, call->layer->router_bias, call->h,
                      call->scratch->ordinal + tile.first_row, tile.last_row - tile.first_row,
                      tile.first_panel, tile.last_panel,
-                     call->scratch->probability + (size_t)tile.first_row * experts, experts);
+                     call->scratch->score + (size_t)tile.first_row * experts, experts);
 }
 
 static void run_route(void *context, int32_t task, int32_t thread)
@@ -138,12 +145,13 @@ static void run_route(void *context, int32_t task, int32_t thread)
     (void)thread;
     const moe_call *call = context;
     xm_moe_scratch *scratch = call->scratch;
+    const xm_gate_rules *rules = &call->layer->rules;
     int32_t experts = call->layer->experts;
     int32_t last = (task + 1) * ROUTE_ROWS < call->rows ? (task + 1) * ROUTE_ROWS : call->rows;
     for (int32_t row = task * ROUTE_ROWS; row < last; row++) {
         size_t start = (size_t)row * (size_t)experts;
-        call->kernels->softmax(scratch->probability + start, (size_t)experts);
-        scratch->count[row] = xm_route(call->routers[row], scratch->probability + start, experts,
+        xm_score_experts(call->kernels, rules, scratch->score + start, experts);
+        scratch->count[row] = xm_route(call->routers[row], rules, scratch->score + start, experts,
                                        scratch->expert + start, scratch->weight + start);
     }
 }
@@ -153,8 +161,8 @@ static void route_rows(moe_call *call, xm_pool *pool, xm_selection *selection)
     const xm_moe_layer *layer = call->layer;
     const xm_moe_scratch *scratch = call->scratch;
     size_t work = (size_t)call->rows * (size_t)layer->experts * (size_t)layer->width;
-    call->tiles = xm_tiles_plan(call->rows, layer->gate.panels, xm_pool_threads(pool));
-    xm_pool_run(xm_pool_for(pool, work), call->tiles.tasks, run_gate, call);
+    call->tiles = xm_tiles_plan(call->rows, layer->router.panels, xm_pool_threads(pool));
+    xm_pool_run(xm_pool_for(pool, work), call->tiles.tasks, run_router, call);
     xm_pool_run(pool, (call->rows + ROUTE_ROWS - 1) / ROUTE_ROWS, run_route, call);
     *selection = (xm_selection){.rows = call->rows,
                                 .experts = layer->experts,
@@ -188,17 +196,33 @@ static pair_tile tiles_of(const moe_call *call, int32_t expert)
                        .hidden = offset[expert] - offset[call->first_expert]};
 }
 
-/* gelu, and the int16 form if the down weights take it, of columns [first, last) of hidden rows. */
+/* The activation, and the int16 form if the down weights take it, of columns [first, last) of
+ * hidden rows. */
 static void finish_hidden(const moe_call *call, const pair_tile *tile, size_t first, size_t last)
 {
     const xm_activations *hidden = &call->scratch->hidden;
     bool quantize = xm_type_takes_i16(call->layer->down[0].type);
     for (int32_t i = 0; i < tile->count; i++) {
         size_t row = (size_t)tile->hidden + (size_t)i;
-        call->kernels->gelu(hidden->f32 + row * hidden->stride + first, last - first);
+        size_t start = row * hidden->stride + first;
+        const float *gate = call->layer->gate != NULL ? call->scratch->gate + start : NULL;
+        xm_activate(call->kernels, call->layer->activation, gate, hidden->f32 + start,
+                    last - first);
         if (quantize)
             xm_activations_quantize(call->kernels, hidden, row, first, last);
     }
+}
+
+/* out = matrix . h, plus bias, over the rows of a tile and the panels of a task. */
+static void run_hidden(const moe_call *call, const xm_expert_task *task, const pair_tile *tile,
+                       const xm_matrix *matrices, const float *biases, float *out)
+{
+    const xm_moe_scratch *scratch = call->scratch;
+    size_t start = (size_t)task->expert * (size_t)call->layer->hidden;
+    xm_matrix_panels(call->kernels, &matrices[task->expert], biases != NULL ? biases + start : NULL,
+                     call->h, scratch->dispatch.row + tile->first, tile->count, task->first,
+                     task->last, out + (size_t)tile->hidden * scratch->hidden.stride,
+                     scratch->hidden.stride);
 }
 
 static void run_up(void *context, int32_t index, int32_t thread)
@@ -210,14 +234,11 @@ static void run_up(void *context, int32_t index, int32_t thread)
     const xm_expert_task *task = &scratch->tasks[index];
     size_t hidden = (size_t)layer->hidden;
     size_t first = (size_t)task->first * XM_PANEL, last = (size_t)task->last * XM_PANEL;
-    const float *bias =
-        layer->up_bias != NULL ? layer->up_bias + (size_t)task->expert * hidden : NULL;
     pair_tile tile = tiles_of(call, task->expert);
     while (next_tile(&tile, scratch->dispatch.offset[task->expert + 1])) {
-        xm_matrix_panels(call->kernels, &layer->up[task->expert], bias, call->h,
-                         scratch->dispatch.row + tile.first, tile.count, task->first, task->last,
-                         scratch->hidden.f32 + (size_t)tile.hidden * scratch->hidden.stride,
-                         scratch->hidden.stride);
+        if (layer->gate != NULL)
+            run_hidden(call, task, &tile, layer->gate, layer->gate_bias, scratch->gate);
+        run_hidden(call, task, &tile, layer->up, layer->up_bias, scratch->hidden.f32);
         finish_hidden(call, &tile, first, last < hidden ? last : hidden);
     }
 }
@@ -229,9 +250,10 @@ static void add_outputs(const moe_call *call, const pair_tile *tile, size_t firs
     for (int32_t i = 0; i < tile->count; i++) {
         int32_t pair = tile->first + i;
         size_t row = (size_t)scratch->dispatch.row[pair];
-        call->kernels->scaled_add(
-            call->residual + row * call->residual_stride + first, scratch->dispatch.weight[pair],
-            scratch->out + (size_t)i * scratch->out_stride + first, last - first);
+        call->kernels->scaled_add(call->residual + row * call->residual_stride + first,
+                                  scratch->dispatch.weight[pair] * call->layer->output_scale,
+                                  scratch->out + (size_t)i * scratch->out_stride + first,
+                                  last - first);
     }
 }
 

@@ -12,28 +12,37 @@
 
 #include "base/pool.h"
 #include "kernels/kernels.h"
+#include "moe/activations.h"
 #include "moe/router.h"
 
-/* One layer's weights; expert e's matrices are up[e] [hidden x d] and down[e] [d x hidden]. */
+/* One layer's weights. Expert e is down[e] . activation(gate[e] . x, up[e] . x), each product with
+ * its bias. */
 typedef struct {
     int32_t experts, hidden, width; /* E, eff, d */
-    xm_matrix gate;                 /* [E x d], F32 */
-    xm_matrix *up, *down;           /* [E] */
-    const float *up_bias;           /* [E][hidden] or NULL */
-    const float *down_bias;         /* [E][d] or NULL */
+    xm_matrix router;               /* [E x d] */
+    const float *router_bias;       /* [E] or NULL */
+    xm_gate_rules rules;
+    xm_activation activation;
+    xm_matrix *gate;                  /* [E][hidden x d]; NULL for GELU */
+    xm_matrix *up;                    /* [E][hidden x d] */
+    xm_matrix *down;                  /* [E][d x hidden] */
+    const float *gate_bias, *up_bias; /* [E][hidden] or NULL */
+    const float *down_bias;           /* [E][d] or NULL */
+    float output_scale;               /* of what is added to the residual stream */
 } xm_moe_layer;
 
 typedef struct xm_moe_scratch xm_moe_scratch;
 
-/* For layers of at most these sizes and steps of at most max_rows rows. */
+/* For layers of at most these sizes and steps of at most max_rows rows; gated: experts have gates.
+ */
 xmoe_status xm_moe_scratch_create(int32_t max_rows, int32_t experts, int32_t hidden, int32_t width,
-                                  xm_moe_scratch **scratch, xmoe_error *error);
+                                  bool gated, xm_moe_scratch **scratch, xmoe_error *error);
 void xm_moe_scratch_free(xm_moe_scratch *scratch);
 
-/* residual[row * residual_stride + ...] += sum over the row's chosen experts e of
- * weight_e * expert_e(h[row]), expert(h) = down . gelu(up . h + up_bias) + down_bias.
- * h holds F32 and, where the weights want it, int16 rows. routers[row] is the row's router of this
- * layer. The selection is valid until the next call with this scratch. */
+/* residual[row * residual_stride + ...] += output_scale * sum over the row's chosen experts e of
+ * weight_e * expert_e(h[row]). h holds F32 and, where a router, gate or up matrix wants it, int16
+ * rows. routers[row] is the row's router of this layer. The selection is valid until the next call
+ * with this scratch. */
 void xm_moe_forward(const xm_kernels *kernels, xm_pool *pool, xm_moe_scratch *scratch,
                     const xm_moe_layer *layer, const xm_activations *h, int32_t rows,
                     const xmoe_router *const *routers, float *residual, size_t residual_stride,
