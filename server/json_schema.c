@@ -298,14 +298,44 @@ static bool has_type(const cJSON *type, const cJSON *value)
                       (strcmp(type->valuestring, "number") == 0 && strcmp(name, "integer") == 0)));
 }
 
+static bool write_text(xm_schema_builder *b, char *json, xm_text *out)
+{
+    if (!json)
+        return xm_schema_no_memory(b);
+    xm_schema_literal(out, json);
+    xm_text_puts(out, " ");
+    cJSON_free(json);
+    return true;
+}
+
+static bool write_name(xm_schema_builder *b, const char *name, xm_text *out)
+{
+    cJSON *string = cJSON_CreateString(name);
+    char *text = string ? cJSON_PrintUnformatted(string) : NULL;
+    cJSON_Delete(string);
+    return write_text(b, text, out);
+}
+
+/* With blanks where others may have them. */
 static bool write_constant(xm_schema_builder *b, const cJSON *value, xm_text *out)
 {
-    char *text = cJSON_PrintUnformatted(value);
-    if (!text)
-        return xm_schema_no_memory(b);
-    xm_schema_literal(out, text);
-    xm_text_puts(out, " ");
-    cJSON_free(text);
+    bool object = cJSON_IsObject(value);
+    if (!object && !cJSON_IsArray(value))
+        return write_text(b, cJSON_PrintUnformatted(value), out);
+    xm_text_puts(out, object ? "\"{\" " : "\"[\" ");
+    for (const cJSON *item = value->child; item; item = item->next) {
+        xm_schema_share(b, out, XM_SHARED_BLANK);
+        if (object && !write_name(b, item->string, out))
+            return false;
+        xm_text_puts(out, object ? "\":\" " : "");
+        if (object)
+            xm_schema_share(b, out, XM_SHARED_BLANK);
+        if (!write_constant(b, item, out))
+            return false;
+        xm_text_puts(out, item->next ? "\",\" " : "");
+    }
+    xm_schema_share(b, out, XM_SHARED_BLANK);
+    xm_text_puts(out, object ? "\"}\" " : "\"]\" ");
     return true;
 }
 

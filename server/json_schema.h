@@ -3,7 +3,8 @@
  *
  * What the rules describe are documents that are valid, each written in one way:
  *   - members in the order in which the schema names them, then additional ones, which there are
- * only where additionalProperties says so or no properties are named; their keys have no escapes
+ * only where additionalProperties says so or no properties are named; beside named ones, their keys
+ *     have no escapes
  *   - items behind prefixItems only where `items` says so
  *   - between tokens of JSON nothing, one blank, or a line break and up to XM_SCHEMA_INDENT blanks,
  * and none before commas and colons, so that no output runs away in blanks

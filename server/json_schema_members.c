@@ -127,7 +127,7 @@ static bool additional_key(xm_schema_builder *b, const cJSON *properties, xm_tex
         qsort(names, count, sizeof *names, compare_names);
         good = other_key(b, names, count, 0, out);
     } else {
-        xm_schema_share(b, out, XM_SHARED_PLAIN);
+        xm_schema_share(b, out, XM_SHARED_CHARACTER);
         xm_text_puts(out, "* ");
     }
     xm_text_puts(out, "\"\\\"\" ");
