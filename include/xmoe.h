@@ -600,7 +600,8 @@ typedef struct {
     xmoe_router router;      /* but for floor and cap, which no file has */
     float router_spread;     /* standard deviation of the router logits; 2 gives a peaked router */
     bool tied_output;
-    const char *type; /* weight type as in xmoe_quantize */
+    const char *type;          /* weight type as in xmoe_quantize */
+    const char *chat_template; /* NULL: none */
     uint64_t seed;
 } xmoe_random_model;
 

@@ -76,12 +76,26 @@ static void take_thought(xm_reply *reply, size_t length)
     move(&reply->pending, length - skip, &reply->thoughts);
 }
 
+/* Whether what is pending may still begin with <think>, blanks before it left out. */
+static bool may_think(const xm_text *pending)
+{
+    size_t blanks = strspn(pending->data, " \n"), left = pending->length - blanks;
+    return memcmp(pending->data + blanks, think,
+                  left < sizeof think - 1 ? left : sizeof think - 1) == 0;
+}
+
 /* Each step returns whether there is more to understand now. */
 static bool step_text(xm_reply *reply, const xm_reply_style *style, xm_text *content)
 {
     const char *markers[2];
     size_t count = 0, which = 0;
     bool calls = style->calls && style->form;
+    if (reply->skip_blanks) {
+        drop(&reply->pending, strspn(reply->pending.data, " \n"));
+        if (reply->pending.length == 0)
+            return false;
+        reply->skip_blanks = false;
+    }
     if (calls && style->form->style == XM_TOOL_BARE && !reply->started) {
         size_t blanks = reply->pending.data ? strspn(reply->pending.data, " \n") : 0;
         if (blanks == reply->pending.length)
@@ -94,7 +108,7 @@ static bool step_text(xm_reply *reply, const xm_reply_style *style, xm_text *con
     }
     if (calls)
         markers[count++] = style->form->open;
-    if (style->thinks && !reply->started)
+    if (style->thinks && !reply->started && may_think(&reply->pending))
         markers[count++] = think;
     size_t at = find_marker(&reply->pending, markers, count, &which);
     if (reply->pending.data && strspn(reply->pending.data, " \n") < at)
@@ -117,8 +131,7 @@ static bool step_thought(xm_reply *reply)
     if (which == 1)
         return false;
     drop(&reply->pending, strlen(think_end));
-    size_t blanks = strspn(reply->pending.data, " \n");
-    drop(&reply->pending, blanks);
+    reply->skip_blanks = true;
     reply->state = XM_REPLY_TEXT;
     reply->started = false; /* a call may follow at once */
     return true;
@@ -146,8 +159,7 @@ static void end_call(xm_reply *reply, const xm_reply_style *style, size_t length
     }
     free(body);
     drop(&reply->pending, length + (closed ? strlen(form->close) : 0));
-    if (good && reply->pending.data)
-        drop(&reply->pending, strspn(reply->pending.data, " \n"));
+    reply->skip_blanks = good;
     reply->state = XM_REPLY_TEXT;
     reply->started = true;
 }

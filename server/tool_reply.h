@@ -23,6 +23,7 @@ typedef enum { XM_REPLY_TEXT, XM_REPLY_THOUGHT, XM_REPLY_CALL, XM_REPLY_HEADER }
 typedef struct {
     xm_reply_state state;
     bool started;
+    bool skip_blanks; /* those that follow a call or thought belong to the form */
     bool bare;        /* the call has no marker before it */
     xm_text pending;  /* not yet understood */
     xm_text thoughts; /* not yet written out */
