@@ -14,7 +14,7 @@ struct xm_shared_machine {
 
 struct xmoe_grammar {
     atomic_size_t references;
-    const xm_vocabulary *vocabulary;
+    const xm_token_tree *tokens;
     xm_program program;
     char *trigger; /* NULL: none */
     size_t trigger_length;
@@ -28,7 +28,7 @@ struct xmoe_grammar {
 static xm_machine_status start_machine(xmoe_grammar *grammar, xm_shared_machine **machine)
 {
     xm_machine_options options = {.program = &grammar->program,
-                                  .vocabulary = grammar->vocabulary,
+                                  .tokens = grammar->tokens,
                                   .trigger = grammar->trigger,
                                   .trigger_length = grammar->trigger_length,
                                   .failure = grammar->failure};
@@ -123,13 +123,13 @@ static xm_machine_status copy_mask(xm_matcher *matcher, void *words)
     const uint64_t *mask = NULL;
     xm_machine_status status = xm_machine_mask(matcher->machine->machine, matcher->state, &mask);
     if (status == XM_MACHINE_OK)
-        memcpy(words, mask, xm_vocabulary_words(matcher->grammar->vocabulary->size) * sizeof *mask);
+        memcpy(words, mask, xm_token_words(matcher->grammar->tokens->size) * sizeof *mask);
     return status;
 }
 
 xm_match_status xm_matcher_allowed(xm_matcher *matcher, bool ends, uint64_t *words)
 {
-    const xm_vocabulary *v = matcher->grammar->vocabulary;
+    const xm_token_tree *v = matcher->grammar->tokens;
     xm_match_status status = on_machine(matcher, copy_mask, words);
     if (status != XM_MATCH_OK)
         return status;
@@ -139,7 +139,7 @@ xm_match_status xm_matcher_allowed(xm_matcher *matcher, bool ends, uint64_t *wor
         for (int32_t i = 0; i < v->end_count; i++)
             words[v->ends[i] >> 6] |= UINT64_C(1) << (v->ends[i] & 63);
     uint64_t any = 0;
-    for (size_t i = 0; i < xm_vocabulary_words(v->size); i++)
+    for (size_t i = 0; i < xm_token_words(v->size); i++)
         any |= words[i];
     return any != 0 ? XM_MATCH_OK : XM_MATCH_NOTHING;
 }
@@ -208,7 +208,7 @@ static xmoe_status compile(xmoe_grammar *grammar, const char *text, size_t lengt
                            xmoe_error *error)
 {
     xm_gbnf tree;
-    xmoe_status status = xm_gbnf_read(text, length, grammar->vocabulary, &tree, error);
+    xmoe_status status = xm_gbnf_read(text, length, grammar->tokens, &tree, error);
     if (status == XMOE_OK)
         status = xm_program_create(&tree, &grammar->program, error);
     xm_gbnf_free(&tree);
@@ -224,7 +224,7 @@ static xmoe_status compile(xmoe_grammar *grammar, const char *text, size_t lengt
     }
 }
 
-xmoe_status xm_grammar_create(const xm_vocabulary *vocabulary, const char *text, size_t length,
+xmoe_status xm_grammar_create(const xm_token_tree *tokens, const char *text, size_t length,
                               const char *trigger, xmoe_grammar **grammar, xmoe_error *error)
 {
     *grammar = NULL;
@@ -232,7 +232,7 @@ xmoe_status xm_grammar_create(const xm_vocabulary *vocabulary, const char *text,
     if (g == NULL)
         return xm_fail_memory(error, "grammar", sizeof *g);
     atomic_init(&g->references, 1);
-    g->vocabulary = vocabulary;
+    g->tokens = tokens;
     pthread_mutex_init(&g->lock, NULL);
     xmoe_status status = copy_trigger(g, trigger, error);
     if (status == XMOE_OK)
@@ -245,9 +245,9 @@ xmoe_status xm_grammar_create(const xm_vocabulary *vocabulary, const char *text,
     return XMOE_OK;
 }
 
-const xm_vocabulary *xm_grammar_vocabulary(const xmoe_grammar *grammar)
+const xm_token_tree *xm_grammar_tree(const xmoe_grammar *grammar)
 {
-    return grammar->vocabulary;
+    return grammar->tokens;
 }
 
 xmoe_grammar *xmoe_grammar_hold(xmoe_grammar *grammar)

@@ -39,7 +39,7 @@ typedef enum {
 
 typedef struct {
     const xm_program *program;
-    const xm_vocabulary *vocabulary;
+    const xm_token_tree *tokens;
     const char *trigger; /* NULL: none */
     size_t trigger_length;
     const size_t *failure; /* [trigger_length] of the trigger, as in text_stream.h */
