@@ -24,7 +24,7 @@ enum {
     XM_MACHINE_DEPTH = 1000,        /* frames on a stack */
     XM_MACHINE_STATES = 20000,      /* kept by one machine */
     XM_MACHINE_SET = 16384,         /* pairs of node and stack that one state may come of */
-    XM_MACHINE_WORK = 1000000,      /* such pairs that one machine looks at */
+    XM_MACHINE_WORK = 500000,       /* such pairs that one machine looks at */
     XM_MACHINE_MASK_BYTES = 8 << 20 /* of masks; at least a few are kept */
 };
 
