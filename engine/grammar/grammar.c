@@ -118,30 +118,38 @@ void xm_matcher_free(xm_matcher *matcher)
     *matcher = (xm_matcher){0};
 }
 
-static xm_machine_status copy_mask(xm_matcher *matcher, void *words)
+typedef struct {
+    bool ends;
+    uint64_t *words;
+} allowed_query;
+
+/* Copies the mask, which other requests may drive out, and adds the tokens that end the text. */
+static xm_machine_status copy_mask(xm_matcher *matcher, void *argument)
 {
+    const allowed_query *query = argument;
+    const xm_token_tree *tokens = matcher->grammar->tokens;
+    xm_machine *machine = matcher->machine->machine;
     const uint64_t *mask = NULL;
-    xm_machine_status status = xm_machine_mask(matcher->machine->machine, matcher->state, &mask);
-    if (status == XM_MACHINE_OK)
-        memcpy(words, mask, xm_token_words(matcher->grammar->tokens->size) * sizeof *mask);
-    return status;
+    xm_machine_status status = xm_machine_mask(machine, matcher->state, &mask);
+    if (status != XM_MACHINE_OK)
+        return status;
+    memcpy(query->words, mask, xm_token_words(tokens->size) * sizeof *mask);
+    if (xm_machine_is_free(machine, matcher->state) ||
+        (query->ends && xm_machine_may_end(machine, matcher->state)))
+        for (int32_t i = 0; i < tokens->end_count; i++)
+            query->words[tokens->ends[i] >> 6] |= UINT64_C(1) << (tokens->ends[i] & 63);
+    return XM_MACHINE_OK;
 }
 
 xm_match_status xm_matcher_allowed(xm_matcher *matcher, bool ends, uint64_t *words)
 {
-    const xm_token_tree *v = matcher->grammar->tokens;
-    xm_match_status status = on_machine(matcher, copy_mask, words);
-    if (status != XM_MATCH_OK)
-        return status;
-    const xm_machine *machine = matcher->machine->machine;
-    bool free = xm_machine_is_free(machine, matcher->state);
-    if (free || (ends && xm_machine_may_end(machine, matcher->state)))
-        for (int32_t i = 0; i < v->end_count; i++)
-            words[v->ends[i] >> 6] |= UINT64_C(1) << (v->ends[i] & 63);
+    allowed_query query = {ends, words};
+    xm_match_status status = on_machine(matcher, copy_mask, &query);
     uint64_t any = 0;
-    for (size_t i = 0; i < xm_token_words(v->size); i++)
+    for (size_t i = 0; status == XM_MATCH_OK && i < xm_token_words(matcher->grammar->tokens->size);
+         i++)
         any |= words[i];
-    return any != 0 ? XM_MATCH_OK : XM_MATCH_NOTHING;
+    return status == XM_MATCH_OK && any == 0 ? XM_MATCH_NOTHING : status;
 }
 
 static xm_machine_status take(xm_matcher *matcher, void *token)
