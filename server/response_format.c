@@ -143,7 +143,7 @@ static bool from_format(xm_grammar_cache *cache, const cJSON *format, xmoe_gramm
 {
     static const char field[] = "response_format";
     const cJSON *type = cJSON_IsObject(format) ? xm_json_member(format, "type") : NULL;
-    const char *name = cJSON_IsString(type) ? type->valuestring : "";
+    const char *name = type && cJSON_IsString(type) ? type->valuestring : "";
     const cJSON *schema = NULL;
     bool strict = false;
     if (strcmp(name, "text") == 0)

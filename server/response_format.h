@@ -11,7 +11,7 @@
 #include "json_read.h"
 #include "xmoe.h"
 
-#define XM_GRAMMAR_CACHE 32
+#define XM_GRAMMAR_CACHE 16
 
 typedef struct xm_grammar_cache xm_grammar_cache;
 

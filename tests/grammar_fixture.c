@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-xm_vocabulary *grammar_vocabulary;
+xm_token_tree *grammar_tokens;
 xm_tokenizer *grammar_tokenizer;
 int32_t grammar_tool, grammar_end;
 
@@ -39,7 +39,7 @@ int grammar_make_vocabulary(void **state)
     tokens[grammar_end] = (xm_string){"<|end|>", 7};
     return xm_tokenizer_create(tokens, types, TOKENS, NULL, 0, -1, grammar_end, &grammar_tokenizer,
                                NULL) == XMOE_OK &&
-                   xm_vocabulary_create(grammar_tokenizer, &grammar_vocabulary, NULL) == XMOE_OK
+                   xm_token_tree_create(grammar_tokenizer, &grammar_tokens, NULL) == XMOE_OK
                ? 0
                : -1;
 }
@@ -47,7 +47,7 @@ int grammar_make_vocabulary(void **state)
 int grammar_free_vocabulary(void **state)
 {
     (void)state;
-    xm_vocabulary_free(grammar_vocabulary);
+    xm_token_tree_free(grammar_tokens);
     xm_tokenizer_free(grammar_tokenizer);
     return 0;
 }
@@ -56,8 +56,7 @@ xmoe_grammar *grammar_of(const char *text)
 {
     xmoe_grammar *grammar;
     xmoe_error error;
-    if (xm_grammar_create(grammar_vocabulary, text, strlen(text), NULL, &grammar, &error) !=
-        XMOE_OK)
+    if (xm_grammar_create(grammar_tokens, text, strlen(text), NULL, &grammar, &error) != XMOE_OK)
         fail_msg("%s: %s", text, error.message);
     return grammar;
 }
@@ -67,7 +66,7 @@ const char *grammar_refusal(const char *text, const char *trigger)
     static xmoe_error error;
     xmoe_grammar *grammar;
     assert_int_equal(
-        xm_grammar_create(grammar_vocabulary, text, strlen(text), trigger, &grammar, &error),
+        xm_grammar_create(grammar_tokens, text, strlen(text), trigger, &grammar, &error),
         XMOE_ERROR_ARGUMENT);
     assert_null(grammar);
     assert_string_equal(error.parameter, trigger == NULL ? "grammar" : "grammar_trigger");

@@ -15,7 +15,7 @@
 
 /* Tokens 0..255 are the bytes; then those of grammar_words, then the special <tool> and <|end|>,
  * which ends a text. */
-extern xm_vocabulary *grammar_vocabulary;
+extern xm_token_tree *grammar_tokens;
 extern xm_tokenizer *grammar_tokenizer;
 extern int32_t grammar_tool, grammar_end;
 /* Group fixtures. */

@@ -312,8 +312,7 @@ static void matching_agrees_with_the_reference(void **state)
     for (uint64_t seed = 0; seed < 1500; seed++) {
         xmoe_grammar *grammar;
         write_grammar(&r, seed, text);
-        if (xm_grammar_create(grammar_vocabulary, text, strlen(text), NULL, &grammar, NULL) !=
-            XMOE_OK)
+        if (xm_grammar_create(grammar_tokens, text, strlen(text), NULL, &grammar, NULL) != XMOE_OK)
             continue; /* left recursion, or no end */
         used++;
         for (uint64_t i = 0; i < 60; i++) {
@@ -373,7 +372,7 @@ static void check_masks(xmoe_grammar *grammar, uint64_t seed, int32_t steps)
     for (; count < steps; count++) {
         int32_t allowed[400], found = 0;
         xm_match_status status = xm_matcher_allowed(&matcher, true, words);
-        for (int32_t t = 0; t < grammar_vocabulary->size; t++) {
+        for (int32_t t = 0; t < grammar_tokens->size; t++) {
             bool in_mask = (words[t / 64] >> (t % 64) & 1) != 0;
             assert_int_equal(in_mask, may_take(grammar, taken, count, t));
             if (in_mask && t != grammar_end)
@@ -415,8 +414,7 @@ static void masks_are_what_trying_every_token_gives(void **state)
     for (uint64_t seed = 0; seed < 60; seed++) {
         xmoe_grammar *grammar;
         write_grammar(&r, seed, text);
-        if (xm_grammar_create(grammar_vocabulary, text, strlen(text), NULL, &grammar, NULL) !=
-            XMOE_OK)
+        if (xm_grammar_create(grammar_tokens, text, strlen(text), NULL, &grammar, NULL) != XMOE_OK)
             continue;
         check_masks(grammar, seed, 5);
         xmoe_grammar_free(grammar);
@@ -442,8 +440,8 @@ static void a_trigger_switches_the_grammar_on(void **state)
     (void)state;
     enum { AB = 256, ABC, BA, AA };
     xmoe_grammar *grammar;
-    assert_int_equal(xm_grammar_create(grammar_vocabulary, "root ::= \"c\" <tool>? \"x\"", 24,
-                                       "aab", &grammar, NULL),
+    assert_int_equal(xm_grammar_create(grammar_tokens, "root ::= \"c\" <tool>? \"x\"", 24, "aab",
+                                       &grammar, NULL),
                      XMOE_OK);
     /* Free: everything, special tokens and the end too. */
     assert_true(allowed_after(grammar, "zz", 'z'));
@@ -466,8 +464,7 @@ static void a_trigger_switches_the_grammar_on(void **state)
     xmoe_grammar_free(grammar);
     /* A special token's text counts. */
     assert_int_equal(
-        xm_grammar_create(grammar_vocabulary, "root ::= \"x\"", 12, "<tool>", &grammar, NULL),
-        XMOE_OK);
+        xm_grammar_create(grammar_tokens, "root ::= \"x\"", 12, "<tool>", &grammar, NULL), XMOE_OK);
     xm_matcher matcher;
     xm_matcher_init(&matcher, grammar);
     uint64_t words[16];
@@ -542,8 +539,8 @@ static void lack_of_memory_is_told_and_leaks_nothing(void **state)
         uint64_t words[16];
         xmoe_error error = {0};
         xm_memory_fail_after(n);
-        xmoe_status status = xm_grammar_create(grammar_vocabulary, json_like, strlen(json_like),
-                                               "ab", &grammar, &error);
+        xmoe_status status =
+            xm_grammar_create(grammar_tokens, json_like, strlen(json_like), "ab", &grammar, &error);
         xm_match_status match = XM_MATCH_OK;
         if (status == XMOE_OK) {
             xm_matcher matcher;

@@ -21,8 +21,8 @@ static xmoe_grammar *schema_grammar(const char *text, xm_problem *problem)
     *problem = (xm_problem){0};
     if (xm_schema_rules_add(&rules, "root", schema, "response_format", problem)) {
         assert_true(xm_schema_rules_end(&rules, problem));
-        if (xm_grammar_create(grammar_vocabulary, rules.text.data, rules.text.length, NULL,
-                              &grammar, &error) != XMOE_OK)
+        if (xm_grammar_create(grammar_tokens, rules.text.data, rules.text.length, NULL, &grammar,
+                              &error) != XMOE_OK)
             fail_msg("%s\n%s\n%s", text, error.message, rules.text.data);
     } else {
         assert_int_equal(problem->status, 400);

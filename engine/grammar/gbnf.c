@@ -11,7 +11,7 @@
 
 typedef struct {
     xm_gbnf *tree;
-    const xm_vocabulary *vocabulary;
+    const xm_token_tree *tokens;
     size_t at;
     int32_t depth;               /* of parentheses */
     xm_index_map names;          /* hash of a rule's name -> its index; probed further on a clash */
@@ -261,12 +261,12 @@ static bool read_token(reader *r, int32_t *expression)
                 return fail_at(r, start, "<[...]> must hold the id of a token");
             token = 10 * token + (text[i] - '0');
         }
-        if (token >= r->vocabulary->size)
+        if (token >= r->tokens->size)
             return fail_at(r, start, "there is no token %lld", (long long)token);
     } else {
         char shown[64];
         xm_utf8_printable(text, length, shown, sizeof shown);
-        token = xm_vocabulary_find(r->vocabulary, text, length);
+        token = xm_token_tree_find(r->tokens, text, length);
         if (token < 0)
             return fail_at(r, start, "the model has no token %s", shown);
     }
@@ -535,11 +535,11 @@ static bool read_rules(reader *r)
     return true;
 }
 
-xmoe_status xm_gbnf_read(const char *text, size_t length, const xm_vocabulary *vocabulary,
+xmoe_status xm_gbnf_read(const char *text, size_t length, const xm_token_tree *tokens,
                          xm_gbnf *tree, xmoe_error *error)
 {
     *tree = (xm_gbnf){.text = text, .length = length};
-    reader r = {.tree = tree, .vocabulary = vocabulary, .error = error};
+    reader r = {.tree = tree, .tokens = tokens, .error = error};
     read_rules(&r);
     xm_index_map_free(&r.names);
     xm_free(r.class_ranges);

@@ -10,7 +10,7 @@
 
 #include "base/error.h"
 #include "grammar/ranges.h"
-#include "grammar/vocabulary.h"
+#include "grammar/token_tree.h"
 
 enum {
     XM_GBNF_BYTES = 1 << 20,       /* longest text */
@@ -58,7 +58,7 @@ typedef struct {
 } xm_gbnf;
 
 /* All rules mentioned are defined, and "root" is. The owner calls xm_gbnf_free in either case. */
-xmoe_status xm_gbnf_read(const char *text, size_t length, const xm_vocabulary *vocabulary,
+xmoe_status xm_gbnf_read(const char *text, size_t length, const xm_token_tree *tokens,
                          xm_gbnf *tree, xmoe_error *error);
 void xm_gbnf_free(xm_gbnf *tree);
 

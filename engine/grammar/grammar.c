@@ -14,7 +14,7 @@ struct xm_shared_machine {
 
 struct xmoe_grammar {
     atomic_size_t references;
-    const xm_vocabulary *vocabulary;
+    const xm_token_tree *tokens;
     xm_program program;
     char *trigger; /* NULL: none */
     size_t trigger_length;
@@ -28,7 +28,7 @@ struct xmoe_grammar {
 static xm_machine_status start_machine(xmoe_grammar *grammar, xm_shared_machine **machine)
 {
     xm_machine_options options = {.program = &grammar->program,
-                                  .vocabulary = grammar->vocabulary,
+                                  .tokens = grammar->tokens,
                                   .trigger = grammar->trigger,
                                   .trigger_length = grammar->trigger_length,
                                   .failure = grammar->failure};
@@ -118,30 +118,38 @@ void xm_matcher_free(xm_matcher *matcher)
     *matcher = (xm_matcher){0};
 }
 
-static xm_machine_status copy_mask(xm_matcher *matcher, void *words)
+typedef struct {
+    bool ends;
+    uint64_t *words;
+} allowed_query;
+
+/* Copies the mask, which other requests may drive out, and adds the tokens that end the text. */
+static xm_machine_status copy_mask(xm_matcher *matcher, void *argument)
 {
+    const allowed_query *query = argument;
+    const xm_token_tree *tokens = matcher->grammar->tokens;
+    xm_machine *machine = matcher->machine->machine;
     const uint64_t *mask = NULL;
-    xm_machine_status status = xm_machine_mask(matcher->machine->machine, matcher->state, &mask);
-    if (status == XM_MACHINE_OK)
-        memcpy(words, mask, xm_vocabulary_words(matcher->grammar->vocabulary->size) * sizeof *mask);
-    return status;
+    xm_machine_status status = xm_machine_mask(machine, matcher->state, &mask);
+    if (status != XM_MACHINE_OK)
+        return status;
+    memcpy(query->words, mask, xm_token_words(tokens->size) * sizeof *mask);
+    if (xm_machine_is_free(machine, matcher->state) ||
+        (query->ends && xm_machine_may_end(machine, matcher->state)))
+        for (int32_t i = 0; i < tokens->end_count; i++)
+            query->words[tokens->ends[i] >> 6] |= UINT64_C(1) << (tokens->ends[i] & 63);
+    return XM_MACHINE_OK;
 }
 
 xm_match_status xm_matcher_allowed(xm_matcher *matcher, bool ends, uint64_t *words)
 {
-    const xm_vocabulary *v = matcher->grammar->vocabulary;
-    xm_match_status status = on_machine(matcher, copy_mask, words);
-    if (status != XM_MATCH_OK)
-        return status;
-    const xm_machine *machine = matcher->machine->machine;
-    bool free = xm_machine_is_free(machine, matcher->state);
-    if (free || (ends && xm_machine_may_end(machine, matcher->state)))
-        for (int32_t i = 0; i < v->end_count; i++)
-            words[v->ends[i] >> 6] |= UINT64_C(1) << (v->ends[i] & 63);
+    allowed_query query = {ends, words};
+    xm_match_status status = on_machine(matcher, copy_mask, &query);
     uint64_t any = 0;
-    for (size_t i = 0; i < xm_vocabulary_words(v->size); i++)
+    for (size_t i = 0; status == XM_MATCH_OK && i < xm_token_words(matcher->grammar->tokens->size);
+         i++)
         any |= words[i];
-    return any != 0 ? XM_MATCH_OK : XM_MATCH_NOTHING;
+    return status == XM_MATCH_OK && any == 0 ? XM_MATCH_NOTHING : status;
 }
 
 static xm_machine_status take(xm_matcher *matcher, void *token)
@@ -208,7 +216,7 @@ static xmoe_status compile(xmoe_grammar *grammar, const char *text, size_t lengt
                            xmoe_error *error)
 {
     xm_gbnf tree;
-    xmoe_status status = xm_gbnf_read(text, length, grammar->vocabulary, &tree, error);
+    xmoe_status status = xm_gbnf_read(text, length, grammar->tokens, &tree, error);
     if (status == XMOE_OK)
         status = xm_program_create(&tree, &grammar->program, error);
     xm_gbnf_free(&tree);
@@ -224,7 +232,7 @@ static xmoe_status compile(xmoe_grammar *grammar, const char *text, size_t lengt
     }
 }
 
-xmoe_status xm_grammar_create(const xm_vocabulary *vocabulary, const char *text, size_t length,
+xmoe_status xm_grammar_create(const xm_token_tree *tokens, const char *text, size_t length,
                               const char *trigger, xmoe_grammar **grammar, xmoe_error *error)
 {
     *grammar = NULL;
@@ -232,7 +240,7 @@ xmoe_status xm_grammar_create(const xm_vocabulary *vocabulary, const char *text,
     if (g == NULL)
         return xm_fail_memory(error, "grammar", sizeof *g);
     atomic_init(&g->references, 1);
-    g->vocabulary = vocabulary;
+    g->tokens = tokens;
     pthread_mutex_init(&g->lock, NULL);
     xmoe_status status = copy_trigger(g, trigger, error);
     if (status == XMOE_OK)
@@ -245,9 +253,9 @@ xmoe_status xm_grammar_create(const xm_vocabulary *vocabulary, const char *text,
     return XMOE_OK;
 }
 
-const xm_vocabulary *xm_grammar_vocabulary(const xmoe_grammar *grammar)
+const xm_token_tree *xm_grammar_tree(const xmoe_grammar *grammar)
 {
-    return grammar->vocabulary;
+    return grammar->tokens;
 }
 
 xmoe_grammar *xmoe_grammar_hold(xmoe_grammar *grammar)

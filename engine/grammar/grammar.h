@@ -15,10 +15,10 @@
 
 enum { XM_TRIGGER_BYTES = 1024 };
 
-/* See xmoe_grammar_create. The vocabulary outlives the grammar. */
-xmoe_status xm_grammar_create(const xm_vocabulary *vocabulary, const char *text, size_t length,
+/* See xmoe_grammar_create. The tokens outlive the grammar. */
+xmoe_status xm_grammar_create(const xm_token_tree *tokens, const char *text, size_t length,
                               const char *trigger, xmoe_grammar **grammar, xmoe_error *error);
-const xm_vocabulary *xm_grammar_vocabulary(const xmoe_grammar *grammar);
+const xm_token_tree *xm_grammar_tree(const xmoe_grammar *grammar);
 
 typedef struct xm_shared_machine xm_shared_machine;
 
@@ -39,7 +39,7 @@ typedef enum {
 void xm_matcher_init(xm_matcher *matcher, xmoe_grammar *grammar);
 void xm_matcher_free(xm_matcher *matcher);
 
-/* The tokens that may come next, as bits: words has xm_vocabulary_words. End-of-text tokens are
+/* The tokens that may come next, as bits: words has xm_token_words. End-of-text tokens are
  * among them where the grammar may end and `ends` is set, or has not begun. */
 xm_match_status xm_matcher_allowed(xm_matcher *matcher, bool ends, uint64_t *words);
 /* Takes a token that was allowed, none that ends the text. After another one no token is allowed.

@@ -298,7 +298,7 @@ static xm_machine_status join_token(xm_machine *m, int32_t state, int32_t token,
 
 xm_machine_status xm_machine_token(xm_machine *m, int32_t state, int32_t token, int32_t *next)
 {
-    const xm_tokenizer *tokenizer = m->options.vocabulary->tokenizer;
+    const xm_tokenizer *tokenizer = m->options.tokens->tokenizer;
     bool free = m->states[state].free != 0;
     size_t length = 0;
     const char *bytes = xm_tokenizer_bytes(tokenizer, token, &length);

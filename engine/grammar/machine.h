@@ -24,7 +24,7 @@ enum {
     XM_MACHINE_DEPTH = 1000,        /* frames on a stack */
     XM_MACHINE_STATES = 20000,      /* kept by one machine */
     XM_MACHINE_SET = 16384,         /* pairs of node and stack that one state may come of */
-    XM_MACHINE_WORK = 1000000,      /* such pairs that one machine looks at */
+    XM_MACHINE_WORK = 500000,       /* such pairs that one machine looks at */
     XM_MACHINE_MASK_BYTES = 8 << 20 /* of masks; at least a few are kept */
 };
 
@@ -39,7 +39,7 @@ typedef enum {
 
 typedef struct {
     const xm_program *program;
-    const xm_vocabulary *vocabulary;
+    const xm_token_tree *tokens;
     const char *trigger; /* NULL: none */
     size_t trigger_length;
     const size_t *failure; /* [trigger_length] of the trigger, as in text_stream.h */

@@ -11,7 +11,7 @@ enum { FEWEST_MASKS = 8 };
 
 static size_t words_of(const xm_machine *m)
 {
-    return xm_vocabulary_words(m->options.vocabulary->size);
+    return xm_token_words(m->options.tokens->size);
 }
 
 bool xm_mask_init(xm_machine *m)
@@ -21,7 +21,7 @@ bool xm_mask_init(xm_machine *m)
     limit = limit < XM_MACHINE_STATES ? limit : XM_MACHINE_STATES;
     m->mask_limit = (int32_t)limit;
     m->newest = m->oldest = XM_UNKNOWN;
-    m->path = xm_calloc((size_t)m->options.vocabulary->depth + 1, sizeof *m->path);
+    m->path = xm_calloc((size_t)m->options.tokens->depth + 1, sizeof *m->path);
     return m->path != NULL;
 }
 
@@ -90,10 +90,10 @@ static void allow(uint64_t *words, int32_t token)
 
 static xm_machine_status walk(xm_machine *m, int32_t state, uint64_t *words)
 {
-    const xm_vocabulary *v = m->options.vocabulary;
+    const xm_token_tree *v = m->options.tokens;
     m->path[0] = state;
     for (int32_t i = 0; i < v->node_count;) {
-        const xm_vocabulary_node *node = &v->nodes[i];
+        const xm_token_tree_node *node = &v->nodes[i];
         int32_t next;
         xm_machine_status status = xm_machine_step(m, m->path[node->depth - 1], node->byte, &next);
         if (status != XM_MACHINE_OK)
@@ -113,7 +113,7 @@ static xm_machine_status walk(xm_machine *m, int32_t state, uint64_t *words)
 /* Special tokens: where all is free, by their bytes; else where the grammar has them. */
 static xm_machine_status add_specials(xm_machine *m, int32_t state, uint64_t *words)
 {
-    const xm_vocabulary *v = m->options.vocabulary;
+    const xm_token_tree *v = m->options.tokens;
     const xm_program *p = m->options.program;
     xm_machine_status status = XM_MACHINE_OK;
     const xm_state s = m->states[state];

@@ -166,9 +166,9 @@ xmoe_status xm_program_check(const xm_gbnf *tree, const xm_program *program, xmo
         find_ends(&c, false, c.nullable);
         find_callees(&c);
         status = check_ends(&c, error);
+        if (status == XMOE_OK)
+            status = check_recursion(&c, at, error);
     }
-    if (status == XMOE_OK)
-        status = check_recursion(&c, at, error);
     xm_free(c.ends);
     xm_free(c.nullable);
     xm_free(c.seen);

@@ -94,7 +94,7 @@ static size_t cut(uint32_t low, uint32_t high, xm_byte_ranges *pieces, size_t co
         }
     }
     xm_byte_ranges *piece = &pieces[count];
-    unsigned char last[4];
+    unsigned char last[4] = {0};
     piece->length = (int32_t)xm_ranges_encode(low, piece->low);
     xm_ranges_encode(high, last);
     for (int32_t i = 0; i < piece->length; i++)

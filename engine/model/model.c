@@ -152,7 +152,7 @@ static xmoe_status load_tokenizer(xmoe_model *model, xmoe_error *error)
     model->info.vocabulary_size = xm_tokenizer_size(model->tokenizer);
     model->info.bos_token = xm_tokenizer_bos(model->tokenizer);
     model->info.eos_token = xm_tokenizer_eos(model->tokenizer);
-    return xm_vocabulary_create(model->tokenizer, &model->vocabulary, error);
+    return xm_token_tree_create(model->tokenizer, &model->token_tree, error);
 }
 
 static xmoe_status load_weights(xm_loader *loader, const xmoe_model_options *options,
@@ -225,7 +225,7 @@ void xmoe_model_free(xmoe_model *model)
     if (model == NULL)
         return;
     xm_model_free_memory(model);
-    xm_vocabulary_free(model->vocabulary);
+    xm_token_tree_free(model->token_tree);
     xm_tokenizer_free(model->tokenizer);
     xm_gguf_close(model->file);
     xm_free(model);

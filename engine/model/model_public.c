@@ -139,5 +139,5 @@ bool xmoe_token_is_special(const xmoe_model *model, int32_t token)
 xmoe_status xmoe_grammar_create(const xmoe_model *model, const char *text, size_t length,
                                 const char *trigger, xmoe_grammar **grammar, xmoe_error *error)
 {
-    return xm_grammar_create(model->vocabulary, text, length, trigger, grammar, error);
+    return xm_grammar_create(model->token_tree, text, length, trigger, grammar, error);
 }

@@ -109,8 +109,7 @@ static xmoe_status check(const xmoe_model *model, const xmoe_request_params *p, 
         status =
             xm_fail_argument(error, "top_logprobs", "top_logprobs is %d, the vocabulary has %d",
                              p->top_logprobs, model->info.vocabulary_size);
-    if (status == XMOE_OK && p->grammar != NULL &&
-        xm_grammar_vocabulary(p->grammar) != model->vocabulary)
+    if (status == XMOE_OK && p->grammar != NULL && xm_grammar_tree(p->grammar) != model->token_tree)
         status = xm_fail_argument(error, "grammar", "the grammar was made for another model");
     if (status == XMOE_OK && p->routing != NULL)
         status = xmoe_routing_check(model, p->routing, error);

@@ -44,8 +44,8 @@ typedef struct {
     const int32_t *output; /* tokens generated before */
     int32_t output_length;
     const xmoe_sampling *sampling;
-    const uint64_t *allowed; /* token t by bit t % 64 of word t / 64; NULL: all */
     int32_t choice;
+    const uint64_t *allowed; /* token t by bit t % 64 of word t / 64; NULL: all */
 } xm_sample_input;
 
 typedef enum {

@@ -1,5 +1,5 @@
-/* vocabulary.c - see vocabulary.h. */
-#include "grammar/vocabulary.h"
+/* token_tree.c - see token_tree.h. */
+#include "grammar/token_tree.h"
 
 #include "base/memory.h"
 
@@ -57,7 +57,7 @@ static size_t count_nodes(const entry *entries, size_t count)
 }
 
 /* entries in order of their bytes; path: [depth + 1] */
-static void build(xm_vocabulary *v, const entry *entries, size_t count, int32_t *path)
+static void build(xm_token_tree *v, const entry *entries, size_t count, int32_t *path)
 {
     size_t open = 0; /* nodes on the path: path[1..open] */
     for (size_t i = 0; i < count; i++) {
@@ -68,9 +68,9 @@ static void build(xm_vocabulary *v, const entry *entries, size_t count, int32_t 
         while (open < bytes.length) {
             path[++open] = v->node_count;
             v->nodes[v->node_count++] =
-                (xm_vocabulary_node){(uint8_t)bytes.data[open - 1], (int32_t)open, 0, -1};
+                (xm_token_tree_node){(uint8_t)bytes.data[open - 1], (int32_t)open, 0, -1};
         }
-        xm_vocabulary_node *node = &v->nodes[path[open]];
+        xm_token_tree_node *node = &v->nodes[path[open]];
         v->same[entries[i].token] = node->token;
         node->token = entries[i].token;
     }
@@ -79,7 +79,7 @@ static void build(xm_vocabulary *v, const entry *entries, size_t count, int32_t 
 }
 
 /* Deals the tokens out; returns how many entries for the tree. */
-static size_t sort_tokens(xm_vocabulary *v, entry *entries, entry *specials)
+static size_t sort_tokens(xm_token_tree *v, entry *entries, entry *specials)
 {
     size_t count = 0;
     for (int32_t t = 0; t < v->size; t++) {
@@ -101,15 +101,15 @@ static size_t sort_tokens(xm_vocabulary *v, entry *entries, entry *specials)
     return count;
 }
 
-xmoe_status xm_vocabulary_create(const xm_tokenizer *tokenizer, xm_vocabulary **vocabulary,
+xmoe_status xm_token_tree_create(const xm_tokenizer *tokenizer, xm_token_tree **tokens,
                                  xmoe_error *error)
 {
-    *vocabulary = NULL;
+    *tokens = NULL;
     xmoe_status status = XMOE_OK;
     size_t size = (size_t)xm_tokenizer_size(tokenizer), nodes = 0, count = 0;
     int32_t *path = NULL;
     entry *entries = xm_calloc(size, sizeof *entries), *specials = xm_calloc(size, sizeof *entries);
-    xm_vocabulary *v = xm_calloc(1, sizeof *v);
+    xm_token_tree *v = xm_calloc(1, sizeof *v);
     if (entries == NULL || specials == NULL || v == NULL)
         goto no_memory;
     v->tokenizer = tokenizer;
@@ -130,21 +130,21 @@ xmoe_status xm_vocabulary_create(const xm_tokenizer *tokenizer, xm_vocabulary **
     if (v->nodes == NULL || path == NULL)
         goto no_memory;
     build(v, entries, count, path);
-    *vocabulary = v;
+    *tokens = v;
     goto done;
 
 no_memory:
     status = xm_fail_memory(error, "tree of tokens", size * sizeof *entries);
 done:
     if (status != XMOE_OK)
-        xm_vocabulary_free(v);
+        xm_token_tree_free(v);
     xm_free(entries);
     xm_free(specials);
     xm_free(path);
     return status;
 }
 
-void xm_vocabulary_free(xm_vocabulary *v)
+void xm_token_tree_free(xm_token_tree *v)
 {
     if (v == NULL)
         return;
@@ -155,7 +155,7 @@ void xm_vocabulary_free(xm_vocabulary *v)
     xm_free(v);
 }
 
-static int32_t find_special(const xm_vocabulary *v, xm_string bytes)
+static int32_t find_special(const xm_token_tree *v, xm_string bytes)
 {
     int32_t low = 0, high = v->special_count;
     while (low < high) {
@@ -171,7 +171,7 @@ static int32_t find_special(const xm_vocabulary *v, xm_string bytes)
     return -1;
 }
 
-int32_t xm_vocabulary_find(const xm_vocabulary *v, const char *bytes, size_t length)
+int32_t xm_token_tree_find(const xm_token_tree *v, const char *bytes, size_t length)
 {
     int32_t found = find_special(v, (xm_string){bytes, length});
     for (int32_t i = 0; found < 0 && i < v->end_count; i++)
