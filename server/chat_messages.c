@@ -37,15 +37,15 @@ static bool join_parts(cJSON *message, const cJSON *parts, const char *where, xm
     xm_text text = {0};
     xm_text_puts(&text, "");
     for (const cJSON *part = parts->child; part; part = part->next) {
-        const cJSON *type = cJSON_IsObject(part) ? xm_json_member(part, "type") : NULL;
-        const cJSON *piece = cJSON_IsObject(part) ? xm_json_member(part, "text") : NULL;
-        if (!cJSON_IsString(type) || strcmp(type->valuestring, "text") != 0 ||
-            !cJSON_IsString(piece)) {
+        bool object = cJSON_IsObject(part);
+        const char *type = object ? cJSON_GetStringValue(xm_json_member(part, "type")) : NULL;
+        const char *piece = object ? cJSON_GetStringValue(xm_json_member(part, "text")) : NULL;
+        if (!type || strcmp(type, "text") != 0 || !piece) {
             xm_text_free(&text);
             return xm_problem_field(
                 problem, where, "'%s' may only hold parts of type text, with a string text", where);
         }
-        xm_text_puts(&text, piece->valuestring);
+        xm_text_puts(&text, piece);
     }
     bool good = !text.failed && put(message, "content", cJSON_CreateString(text.data));
     xm_text_free(&text);
@@ -137,8 +137,11 @@ cJSON *xm_chat_messages(const cJSON *body, bool any_role, bool null_content, xm_
         return NULL;
     }
     cJSON *messages = cJSON_Duplicate(given, true);
-    bool good = messages || no_memory(problem);
-    for (cJSON *message = good ? messages->child : NULL; message && good; message = message->next)
+    bool good = messages != NULL;
+    if (!messages)
+        no_memory(problem);
+    for (cJSON *message = messages ? messages->child : NULL; message && good;
+         message = message->next)
         good = read_message(message, index++, any_role, null_content, problem);
     if (good)
         return messages;

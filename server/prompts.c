@@ -122,9 +122,8 @@ static bool read_calls(const xmoe_model *model, const xm_tool_choice *choice, co
     const xm_chat_format *format = params->format;
     xm_text rules = {0};
     const char *trigger = NULL;
-    bool channels = format->form->style == XM_TOOL_CHANNELS;
     params->reply = (xm_reply_style){
-        .form = choice->tools || channels ? format->form : NULL,
+        .form = format->form,
         .calls = choice->tools,
         .thinks = format->thinks,
         .begins_thinking = format->thinks && ends_with(prompt, "<think>"),

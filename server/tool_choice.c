@@ -11,8 +11,9 @@
 
 static const cJSON *function_of(const cJSON *tool)
 {
-    const cJSON *type = cJSON_IsObject(tool) ? xm_json_member(tool, "type") : NULL;
-    if (!cJSON_IsString(type) || strcmp(type->valuestring, "function") != 0)
+    const char *type =
+        cJSON_IsObject(tool) ? cJSON_GetStringValue(xm_json_member(tool, "type")) : NULL;
+    if (!type || strcmp(type, "function") != 0)
         return NULL;
     const cJSON *function = xm_json_member(tool, "function");
     return cJSON_IsObject(function) ? function : NULL;

@@ -18,7 +18,7 @@ static const char think[] = "<think>", think_end[] = "</think>";
 
 static void drop(xm_text *text, size_t length)
 {
-    if (length == 0)
+    if (length == 0 || !text->data)
         return;
     text->length -= length;
     memmove(text->data, text->data + length, text->length + 1);
@@ -36,6 +36,8 @@ static void move(xm_text *from, size_t length, xm_text *to)
 static size_t held_back(const xm_text *text, const char *const *markers, size_t count)
 {
     size_t longest = 0;
+    if (!text->data)
+        return 0;
     for (size_t i = 0; i < count; i++) {
         size_t most = strlen(markers[i]) - 1;
         most = most < text->length ? most : text->length;
@@ -89,7 +91,7 @@ static bool step_text(xm_reply *reply, const xm_reply_style *style, xm_text *con
 {
     const char *markers[2];
     size_t count = 0, which = 0;
-    bool calls = style->calls && style->form;
+    bool calls = style->calls;
     if (reply->skip_blanks) {
         drop(&reply->pending, strspn(reply->pending.data, " \n"));
         if (reply->pending.length == 0)
@@ -97,10 +99,11 @@ static bool step_text(xm_reply *reply, const xm_reply_style *style, xm_text *con
         reply->skip_blanks = false;
     }
     if (calls && style->form->style == XM_TOOL_BARE && !reply->started) {
-        size_t blanks = reply->pending.data ? strspn(reply->pending.data, " \n") : 0;
+        const char *pending = reply->pending.data ? reply->pending.data : "";
+        size_t blanks = strspn(pending, " \n");
         if (blanks == reply->pending.length)
             return false;
-        if (reply->pending.data[blanks] == '{') {
+        if (pending[blanks] == '{') {
             reply->state = XM_REPLY_CALL;
             reply->bare = true;
             return true;
@@ -228,7 +231,7 @@ static bool step_message(xm_reply *reply, const xm_reply_style *style, xm_text *
 
 static bool step(xm_reply *reply, const xm_reply_style *style, xm_text *content)
 {
-    if (style->form && style->form->style == XM_TOOL_CHANNELS)
+    if (style->form->style == XM_TOOL_CHANNELS)
         return reply->state == XM_REPLY_HEADER ? step_header(reply, content)
                                                : step_message(reply, style, content);
     switch (reply->state) {
@@ -243,7 +246,7 @@ static bool step(xm_reply *reply, const xm_reply_style *style, xm_text *content)
 
 static void begin(xm_reply *reply, const xm_reply_style *style)
 {
-    if (style->form && style->form->style == XM_TOOL_CHANNELS)
+    if (style->form->style == XM_TOOL_CHANNELS)
         reply->state = XM_REPLY_HEADER;
     else if (style->begins_thinking)
         reply->state = XM_REPLY_THOUGHT;
@@ -265,7 +268,7 @@ void xm_reply_feed(xm_reply *reply, const xm_reply_style *style, const char *tex
 
 void xm_reply_finish(xm_reply *reply, const xm_reply_style *style, xm_text *content)
 {
-    bool channels = style->form && style->form->style == XM_TOOL_CHANNELS;
+    bool channels = style->form->style == XM_TOOL_CHANNELS;
     if (reply->pending.length == 0 && reply->state != XM_REPLY_CALL)
         return;
     if (reply->state == XM_REPLY_CALL && channels)

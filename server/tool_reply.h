@@ -12,7 +12,7 @@
 
 /* How to read the answers of a request. */
 typedef struct {
-    const xm_tool_form *form; /* NULL: nothing is looked for but thoughts */
+    const xm_tool_form *form; /* the model's */
     bool calls;               /* tools were offered */
     bool thinks;              /* <think> ... </think> is a thought */
     bool begins_thinking;     /* <think> stood at the end of the prompt */
