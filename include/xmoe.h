@@ -193,6 +193,12 @@ XMOE_API xmoe_status xmoe_routing_check(const xmoe_model *model, const xmoe_rout
 XMOE_API xmoe_status xmoe_tokenize(const xmoe_model *model, const char *text, size_t length,
                                    bool parse_special, int32_t **tokens, size_t *count,
                                    xmoe_error *error);
+/* The same with parse_special for text of mixed origin: where marks[i] is not 0, byte i is never
+ * part of a special token, whatever it spells; else it is as if there were no marks. So what a
+ * stranger wrote into a prompt stays text. */
+XMOE_API xmoe_status xmoe_tokenize_marked(const xmoe_model *model, const char *text,
+                                          const char *marks, size_t length, int32_t **tokens,
+                                          size_t *count, xmoe_error *error);
 /* The bytes of one token (not always whole UTF-8 characters); lives as long as the model. An
  * unknown id gives length 0. Special tokens give their text. */
 XMOE_API const char *xmoe_token_bytes(const xmoe_model *model, int32_t token, size_t *length);
@@ -240,6 +246,45 @@ XMOE_API xmoe_status xmoe_engine_set_routing(xmoe_engine *engine, const xmoe_rou
                                              xmoe_error *error);
 
 /* ---------------------------------------------------------------------------------------------
+ * Grammars: what an output may look like
+ */
+
+/* A grammar in GBNF as llama.cpp documents it: `root ::= "yes" | "no"`; rules of alternatives (|),
+ * sequences, groups, strings, character classes ([a-z], [^"\\]), `.`, the escapes \n \r \t \\ \" \[
+ * \] \xHH \uHHHH \UHHHHHHHH, ? * + {m} {m,} {,n} {m,n}, comments from # on. Besides, <[ID]> is the
+ * token of that id and <text> the special token of that text (angle brackets included), as one
+ * token; a grammar allows special tokens in no other way.
+ *
+ * A request with a grammar samples only tokens after which its output is still the beginning of
+ * something that the grammar describes. End-of-text tokens are allowed exactly where the grammar
+ * may end. Where it may end and nothing can follow, the choice ends with XMOE_FINISH_STOP at once,
+ * without an end-of-text token and also with ignore_eos (which else takes those tokens away). Where
+ * no token of the vocabulary can go on, the choice ends the same way if the grammar may end, else
+ * with XMOE_FINISH_ERROR. Log-probabilities remain those of the unmodified logits.
+ *
+ * With a trigger, the output is free until its text has appeared in it; the grammar describes
+ * what comes after its first appearance. Text here are the bytes of all generated tokens, special
+ * ones included. The trigger may begin and end inside of tokens: bytes of the last one that lie
+ * behind it are the grammar's first, and a token is not sampled that would complete the trigger and
+ * go on in a way that the grammar does not allow. A choice may end before the trigger.
+ *
+ * Immutable and safe from any thread; masks of allowed tokens are computed when first needed and
+ * kept, up to a bound, for all requests of the grammar. */
+typedef struct xmoe_grammar xmoe_grammar;
+
+/* Compiles a text for the vocabulary of a model, which must outlive the grammar. trigger: NULL for
+ * none, else 1 to 1024 bytes. XMOE_ERROR_ARGUMENT, parameter "grammar" or "grammar_trigger", names
+ * line and column; refused are also left recursion, rules that can never end, and what becomes too
+ * large. The caller frees *grammar; requests hold references of their own. */
+XMOE_API xmoe_status xmoe_grammar_create(const xmoe_model *model, const char *text, size_t length,
+                                         const char *trigger, xmoe_grammar **grammar,
+                                         xmoe_error *error);
+/* A reference more, to be freed too; returns the grammar. */
+XMOE_API xmoe_grammar *xmoe_grammar_hold(xmoe_grammar *grammar);
+/* Drops the caller's reference; requests that have the grammar go on. NULL is fine. */
+XMOE_API void xmoe_grammar_free(xmoe_grammar *grammar);
+
+/* ---------------------------------------------------------------------------------------------
  * Requests
  */
 
@@ -264,7 +309,7 @@ typedef struct {
 
 typedef enum {
     XMOE_FINISH_NONE,      /* still running */
-    XMOE_FINISH_STOP,      /* end-of-text token or stop string */
+    XMOE_FINISH_STOP,      /* end-of-text token, stop string, or the grammar's end */
     XMOE_FINISH_LENGTH,    /* max_tokens or context reached */
     XMOE_FINISH_CANCELLED, /* xmoe_request_cancel or engine shutdown */
     XMOE_FINISH_DEADLINE,  /* ran out of its time */
@@ -362,8 +407,9 @@ typedef struct {
     bool expert_usage;
     bool routed_experts;
     bool return_progress;
-    xmoe_pooling pooling; /* not NONE: the prompt's embedding comes with END; max_tokens must be 0,
-                             choices 1, and the prefix cache is neither read nor fed */
+    xmoe_pooling pooling;  /* not NONE: the prompt's embedding comes with END; max_tokens must be 0,
+                              choices 1, and the prefix cache is neither read nor fed */
+    xmoe_grammar *grammar; /* of the engine's model, or NULL; submit takes a reference */
     const xmoe_routing *routing; /* NULL: the engine's default at submission */
     double deadline_seconds;     /* from submission, below 1e9; 0: none */
     xmoe_event_fn on_event;
@@ -613,7 +659,8 @@ typedef struct {
     xmoe_router router;      /* but for floor and cap, which no file has */
     float router_spread;     /* standard deviation of the router logits; 2 gives a peaked router */
     bool tied_output;
-    const char *type; /* of matrices: one of xmoe_weight_types() */
+    const char *type;          /* of matrices: one of xmoe_weight_types() */
+    const char *chat_template; /* NULL: none */
     uint64_t seed;
 } xmoe_random_model;
 

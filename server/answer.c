@@ -47,8 +47,12 @@ static void write_whole_choice(const xm_generation *generation, const xm_choice 
     if (generation->params.chat) {
         xm_json_open(json, "message", '{');
         xm_json_string(json, "role", "assistant");
-        write_text(choice, "content", json);
+        if (choice->text.length == 0 && choice->reply.calls.count)
+            xm_json_null(json, "content");
+        else
+            write_text(choice, "content", json);
         xm_json_null(json, "refusal");
+        xm_answer_reply(choice, false, json);
         xm_json_close(json, '}');
     } else {
         write_text(choice, "text", json);
@@ -155,6 +159,7 @@ static void write_choice_chunk(const xm_generation *generation, const xm_choice 
         xm_json_open(json, "delta", '{');
         if (choice->text.length)
             write_text(choice, "content", json);
+        xm_answer_reply(choice, true, json);
         xm_json_close(json, '}');
     } else {
         write_text(choice, "text", json);
@@ -189,8 +194,9 @@ static void stream_progress(const xm_generation *generation, const xmoe_event *e
 static void stream_choice(const xm_generation *generation, xm_choice *choice,
                           const xmoe_request_summary *summary, xm_text *out)
 {
-    if (!choice->text.length && !choice->shown_count && choice->finish == XMOE_FINISH_NONE &&
-        !generation->params.timings_per_token)
+    if (!choice->text.length && !choice->shown_count && !choice->reply.thoughts.length &&
+        choice->reply.calls_written == choice->reply.calls.count &&
+        choice->finish == XMOE_FINISH_NONE && !generation->params.timings_per_token)
         return;
     announce(generation, choice, out);
     xm_json json = open_chunk(generation, out);

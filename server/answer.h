@@ -26,6 +26,8 @@ void xm_answer_usage(const xm_generation *generation, xm_json *json);
 void xm_answer_timings(const xmoe_request_summary *summary, xm_json *json);
 void xm_answer_extras(xm_generation *generation, xm_json *json); /* timings, router, expert_usage */
 void xm_answer_routed(const xm_generation *generation, const xm_choice *choice, xm_json *json);
+/* reasoning_content and tool_calls of a chat's message or delta, where there are any. */
+void xm_answer_reply(const xm_choice *choice, bool delta, xm_json *json);
 const char *xm_answer_finish_reason(const xm_choice *choice); /* NULL: not finished */
 
 /* answer_logprobs.c: "logprobs" of what the choice shows, or null where none were asked for. */

@@ -157,6 +157,30 @@ void xm_answer_routed(const xm_generation *generation, const xm_choice *choice, 
     xm_json_close(json, '}');
 }
 
+void xm_answer_reply(const xm_choice *choice, bool delta, xm_json *json)
+{
+    const xm_reply *reply = &choice->reply;
+    if (reply->thoughts.length)
+        xm_json_bytes(json, "reasoning_content", reply->thoughts.data, reply->thoughts.length);
+    if (reply->calls_written == reply->calls.count)
+        return;
+    xm_json_open(json, "tool_calls", '[');
+    for (size_t i = reply->calls_written; i < reply->calls.count; i++) {
+        const xm_tool_call *call = &reply->calls.items[i];
+        xm_json_open(json, NULL, '{');
+        if (delta)
+            xm_json_uint(json, "index", i);
+        xm_json_string(json, "id", call->id);
+        xm_json_string(json, "type", "function");
+        xm_json_open(json, "function", '{');
+        xm_json_string(json, "name", call->name);
+        xm_json_string(json, "arguments", call->arguments);
+        xm_json_close(json, '}');
+        xm_json_close(json, '}');
+    }
+    xm_json_close(json, ']');
+}
+
 /* A request that ran out of its time is cut like one that ran out of tokens. */
 const char *xm_answer_finish_reason(const xm_choice *choice)
 {
@@ -164,7 +188,7 @@ const char *xm_answer_finish_reason(const xm_choice *choice)
     case XMOE_FINISH_NONE:
         return NULL;
     case XMOE_FINISH_STOP:
-        return "stop";
+        return choice->reply.calls.count ? "tool_calls" : "stop";
     default:
         return "length";
     }

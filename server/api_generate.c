@@ -14,6 +14,8 @@ static void generate(xm_exchange *exchange, xm_generate_params params)
     xm_server *server = exchange->server;
     xm_problem problem = {0};
     const char *model = NULL;
+    params.format = server->chat;
+    params.grammars = server->grammars;
     cJSON *body = xm_api_body(exchange, &problem);
     bool good = body && xm_api_read_model(exchange, body, &model, &problem);
     if (good) {

@@ -26,8 +26,9 @@ static void write_piece(const xmoe_model *model, int32_t token, xm_json *json)
     xm_json_close(json, '}');
 }
 
-static bool tokenize(const xmoe_model *model, const cJSON *body, xm_json *json, xm_problem *problem)
+static bool tokenize(const xm_server *server, const cJSON *body, xm_json *json, xm_problem *problem)
 {
+    const xmoe_model *model = server->model;
     const char *content = NULL;
     bool add_special = false, parse_special = true, with_pieces = false;
     if (!xm_json_read_string(body, "content", &content, problem) ||
@@ -59,9 +60,10 @@ static bool tokenize(const xmoe_model *model, const cJSON *body, xm_json *json, 
     return true;
 }
 
-static bool detokenize(const xmoe_model *model, const cJSON *body, xm_json *json,
+static bool detokenize(const xm_server *server, const cJSON *body, xm_json *json,
                        xm_problem *problem)
 {
+    const xmoe_model *model = server->model;
     const cJSON *tokens = xm_json_member(body, "tokens");
     int32_t vocabulary = xmoe_model_get_info(model)->vocabulary_size;
     xm_text text = {0};
@@ -86,30 +88,31 @@ static bool detokenize(const xmoe_model *model, const cJSON *body, xm_json *json
     return true;
 }
 
-static bool apply_template(const xmoe_model *model, const cJSON *body, xm_json *json,
+static bool apply_template(const xm_server *server, const cJSON *body, xm_json *json,
                            xm_problem *problem)
 {
-    (void)model;
-    xm_text prompt = {0};
-    bool good = xm_chat_apply(cJSON_GetObjectItemCaseSensitive(body, "messages"), &prompt, problem);
+    xm_jinja_output prompt = {0};
+    xm_tool_choice choice = {0};
+    bool good = xm_tool_choice_read(body, &choice, problem) &&
+                xm_chat_apply(server->chat, body, &choice, &prompt, problem);
     if (good) {
         xm_json_open(json, NULL, '{');
-        xm_json_bytes(json, "prompt", prompt.data, prompt.length);
+        xm_json_bytes(json, "prompt", prompt.text.data ? prompt.text.data : "", prompt.text.length);
         xm_json_close(json, '}');
     }
-    xm_text_free(&prompt);
+    xm_jinja_output_free(&prompt);
     return good;
 }
 
 /* Parses the body, lets work write the answer, replies. */
 static void answer_with(xm_exchange *exchange,
-                        bool (*work)(const xmoe_model *, const cJSON *, xm_json *, xm_problem *))
+                        bool (*work)(const xm_server *, const cJSON *, xm_json *, xm_problem *))
 {
     xm_problem problem = {0};
     xm_text answer = {0};
     xm_json json = {&answer, false};
     cJSON *body = xm_api_body(exchange, &problem);
-    if (body && work(exchange->server->model, body, &json, &problem)) {
+    if (body && work(exchange->server, body, &json, &problem)) {
         xm_exchange_reply_json(exchange, &answer);
     } else {
         xm_text_free(&answer);

@@ -75,17 +75,34 @@ static void begin_choice(xm_generation *generation, int32_t prompt, xm_choice *c
         choice->characters += count_characters(generation, source->tokens[i], &place);
 }
 
-static void add_text(const xm_generation *generation, xm_choice *choice, const xmoe_event *event)
+/* What the reply has become, without the blanks at its beginning. */
+static void add_content(xm_choice *choice, const xm_text *content)
 {
-    const char *text = event->text;
-    size_t length = event->text ? event->text_length : 0;
-    if (generation->params.chat && !choice->begun) {
+    const char *text = content->data;
+    size_t length = content->length;
+    if (!choice->begun) {
         for (; length && (*text == ' ' || *text == '\n'); text++, length--)
             ;
         choice->begun = length > 0;
     }
     if (length)
         xm_text_add(&choice->text, text, length);
+    choice->text.failed = choice->text.failed || content->failed;
+}
+
+static void add_text(const xm_generation *generation, xm_choice *choice, const xmoe_event *event)
+{
+    const xm_generate_params *params = &generation->params;
+    size_t length = event->text ? event->text_length : 0;
+    if (!params->chat) {
+        if (length)
+            xm_text_add(&choice->text, event->text, length);
+        return;
+    }
+    xm_text content = {0};
+    xm_reply_feed(&choice->reply, &params->reply, event->text, length, &content);
+    add_content(choice, &content);
+    xm_text_free(&content);
 }
 
 static bool apply_prompt(xm_generation *generation, int32_t index, const xmoe_event *event)
@@ -127,6 +144,12 @@ static void end_choice(xm_generation *generation, xm_choice *choice, xmoe_finish
     if (choice->finish != XMOE_FINISH_NONE)
         return;
     choice->finish = finish == XMOE_FINISH_NONE ? XMOE_FINISH_LENGTH : finish;
+    if (generation->params.chat) {
+        xm_text content = {0};
+        xm_reply_finish(&choice->reply, &generation->params.reply, &content);
+        add_content(choice, &content);
+        xm_text_free(&content);
+    }
     generation->unfinished--;
 }
 
@@ -201,12 +224,15 @@ bool xm_generation_apply(xm_generation *generation, xm_event *copy)
 void xm_choice_clear(xm_choice *choice)
 {
     xm_text_clear(&choice->text);
+    xm_text_clear(&choice->reply.thoughts);
+    choice->reply.calls_written = choice->reply.calls.count;
     choice->shown_count = choice->top_count = 0;
 }
 
 void xm_choice_free(xm_choice *choice)
 {
     xm_text_free(&choice->text);
+    xm_reply_free(&choice->reply);
     free(choice->shown);
     free(choice->tops);
     free(choice->routed);

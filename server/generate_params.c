@@ -98,7 +98,9 @@ static bool read_stop(const cJSON *body, xm_generate_params *params, xm_problem 
 {
     const cJSON *member = xm_json_member(body, "stop");
     params->engine.stop = (const char *const *)params->stop;
-    if (params->chat && !add_stop(params, XM_CHAT_STOP, problem))
+    const xm_chat_format *format = params->chat ? params->format : NULL;
+    const char *own = !format ? NULL : format->source ? format->form->stop : XM_CHAT_STOP;
+    if (own && !add_stop(params, own, problem))
         return false;
     if (!member)
         return true;
@@ -220,11 +222,26 @@ static bool refuse(const cJSON *body, xm_problem *problem)
     const cJSON *suffix = xm_json_member(body, "suffix");
     if (suffix && !(cJSON_IsString(suffix) && !suffix->valuestring[0]))
         return xm_problem_field(problem, "suffix", "'suffix' is not supported");
-    const cJSON *format = xm_json_member(body, "response_format");
-    const cJSON *type = format ? xm_json_member(format, "type") : NULL;
-    if (format && !(cJSON_IsString(type) && strcmp(type->valuestring, "text") == 0))
+    return true;
+}
+
+/* The form that the answer must have. It begins with the answer, so there is no thought before it.
+ */
+static bool read_form(const cJSON *body, xm_generate_params *params, xm_problem *problem)
+{
+    xmoe_grammar *form = NULL;
+    if (!xm_response_format_read(params->grammars, body, &form, problem))
+        return false;
+    if (!form)
+        return true;
+    if (params->reply.calls) {
+        xmoe_grammar_free(form);
         return xm_problem_field(problem, "response_format",
-                                "'response_format' other than text is not supported");
+                                "an answer's form cannot be asked for beside 'tools', but with "
+                                "'tool_choice': \"none\"");
+    }
+    params->engine.grammar = form;
+    params->reply.begins_thinking = false;
     return true;
 }
 
@@ -248,7 +265,8 @@ bool xm_generate_params_read(const xmoe_model *model, const xm_settings *setting
            read_max_tokens(body, settings, info, params, problem) &&
            read_extras(body, params, problem) && xm_routing_read(model, body, params, problem) &&
            (params->infill ? xm_infill_prompt_read(model, settings, body, params, problem)
-                           : xm_prompts_read(model, settings, body, params, problem));
+                           : xm_prompts_read(model, settings, body, params, problem)) &&
+           read_form(body, params, problem);
 }
 
 void xm_generate_params_free(xm_generate_params *params)
@@ -259,6 +277,7 @@ void xm_generate_params_free(xm_generate_params *params)
     }
     free(params->prompts);
     free(params->logit_bias);
+    xmoe_grammar_free(params->engine.grammar);
     for (size_t i = 0; i <= XM_STOP_LIMIT; i++)
         free(params->stop[i]);
 }

@@ -4,8 +4,11 @@
 #ifndef XM_SERVER_GENERATE_PARAMS_H
 #define XM_SERVER_GENERATE_PARAMS_H
 
+#include "chat_template.h"
 #include "json_read.h"
+#include "response_format.h"
 #include "settings.h"
+#include "tool_reply.h"
 #include "xmoe.h"
 
 #define XM_STOP_LIMIT 4 /* stop strings of a request; a chat template may add its own */
@@ -28,9 +31,12 @@ typedef enum {
 
 typedef struct {
     xm_embedding_format embedding;
-    int32_t dimensions; /* of embeddings: how many numbers are given */
-    bool normalize;     /* embeddings have length 1 */
-    bool infill;        /* POST /infill */
+    int32_t dimensions;           /* of embeddings: how many numbers are given */
+    bool normalize;               /* embeddings have length 1 */
+    bool infill;                  /* POST /infill */
+    const xm_chat_format *format; /* of the model; read where chat is */
+    xm_grammar_cache *grammars;
+    xm_reply_style reply; /* chat: how the answer is read */
     bool chat, stream, include_usage, echo;
     bool logprobs; /* in the answer; how many alternatives is engine.top_logprobs */
     bool timings_per_token;
@@ -40,11 +46,12 @@ typedef struct {
     xmoe_logit_bias *logit_bias;
     char *stop[XM_STOP_LIMIT + 1];
     xmoe_routing routing;
-    xmoe_request_params engine; /* all but prompt, on_event and context; points into the above */
+    xmoe_request_params engine; /* all but prompt, on_event and context; points into the above;
+                                   its grammar, if any, is a reference (response_format.h) */
 } xm_generate_params;
 
-/* Fills *params, of which the caller has set chat and routing (the default), all else zero; it is
- * freed by xm_generate_params_free in any case. */
+/* Fills *params, of which the caller has set chat, format, grammars and routing (the default), all
+ * else zero; it is freed by xm_generate_params_free in any case. */
 bool xm_generate_params_read(const xmoe_model *model, const xm_settings *settings,
                              const cJSON *body, xm_generate_params *params, xm_problem *problem);
 void xm_generate_params_free(xm_generate_params *params);

@@ -39,6 +39,7 @@ typedef struct {
     xm_event *routed; /* the event that holds routed_experts; owned */
     bool begun;       /* a chat answer: past the blanks at its start */
     bool announced;   /* a chat stream: the role was sent */
+    xm_reply reply;   /* of a chat: thoughts, calls, and what is not yet understood */
 } xm_choice;
 
 typedef struct xm_generation xm_generation;

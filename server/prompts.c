@@ -2,8 +2,8 @@
  * prompts.c - the prompts of a generation request as tokens: a string, an array of strings, an
  * array of token ids, an array of such arrays, or the messages of a chat.
  *
- * Special tokens written out in a prompt (<|endoftext|>) are taken as such in completions, never
- * in chat, where the text may come from a stranger.
+ * Special tokens written out in a prompt (<|endoftext|>) are taken as such in completions; in a
+ * chat only where the model's template wrote them, as messages may come from a stranger.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -111,14 +111,59 @@ static bool make_prompts(size_t count, const char *field, const xm_settings *set
     return true;
 }
 
+static bool ends_with(const xm_text *text, const char *end)
+{
+    size_t length = text->length, size = strlen(end);
+    while (length && (text->data[length - 1] == '\n' || text->data[length - 1] == ' '))
+        length--;
+    return length >= size && memcmp(text->data + length - size, end, size) == 0;
+}
+
+/* How the answer is to be read, and the grammar that its calls are held to. */
+static bool read_calls(const xmoe_model *model, const xm_tool_choice *choice, const xm_text *prompt,
+                       xm_generate_params *params, xm_problem *problem)
+{
+    const xm_chat_format *format = params->format;
+    xm_text rules = {0};
+    const char *trigger = NULL;
+    params->reply = (xm_reply_style){
+        .form = format->form,
+        .calls = choice->tools,
+        .thinks = format->thinks,
+        .begins_thinking = format->thinks && ends_with(prompt, "<think>"),
+    };
+    if (!choice->tools)
+        return true;
+    bool good = xm_tool_grammar(model, format->form, choice, format->thinks,
+                                params->reply.begins_thinking, &rules, &trigger, problem);
+    if (good && rules.length)
+        good = xm_grammar_cache_get(params->grammars, rules.data, rules.length, trigger, "tools",
+                                    &params->engine.grammar, problem);
+    xm_text_free(&rules);
+    return good;
+}
+
+static bool from_chat(const xmoe_model *model, const xm_jinja_output *chat, xm_prompt *prompt,
+                      xm_problem *problem)
+{
+    xmoe_error error = {0};
+    if (xmoe_tokenize_marked(model, chat->text.data ? chat->text.data : "", chat->input.data,
+                             chat->text.length, &prompt->tokens, &prompt->count, &error) != XMOE_OK)
+        return xm_problem_engine(problem, &error, "messages");
+    return prompt->count > 0 || start_of_text(model, prompt, problem);
+}
+
 static bool read_messages(const xmoe_model *model, const xm_settings *settings, const cJSON *body,
                           xm_generate_params *params, xm_problem *problem)
 {
-    xm_text text = {0};
-    bool good = xm_chat_apply(cJSON_GetObjectItemCaseSensitive(body, "messages"), &text, problem) &&
+    xm_jinja_output chat = {0};
+    xm_tool_choice choice = {0};
+    bool good = xm_tool_choice_read(body, &choice, problem) &&
+                xm_chat_apply(params->format, body, &choice, &chat, problem) &&
+                read_calls(model, &choice, &chat.text, params, problem) &&
                 make_prompts(1, "messages", settings, params, problem) &&
-                from_text(model, text.data, false, false, &params->prompts[0], problem);
-    xm_text_free(&text);
+                from_chat(model, &chat, &params->prompts[0], problem);
+    xm_jinja_output_free(&chat);
     return good;
 }
 

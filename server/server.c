@@ -12,11 +12,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "chat_template.h"
 #include "expert_trace.h"
 #include "http.h"
 #include "keeper.h"
 #include "log.h"
 #include "metrics.h"
+#include "response_format.h"
 #include "snapshots.h"
 #include "trace_writer.h"
 #include "watch.h"
@@ -158,6 +160,22 @@ static bool start_watching_experts(xm_server *server, const xm_settings *setting
            (server->keeper = xm_keeper_create(server, message, size)) != NULL;
 }
 
+/* A template that cannot be used takes chats away, not the model. */
+static bool prepare_chat(xm_server *server, char *message, size_t size)
+{
+    server->chat = xm_chat_format_create(server->model);
+    if (!server->chat) {
+        snprintf(message, size, "out of memory");
+        return false;
+    }
+    const xm_jinja_error *error = &server->chat->error;
+    if (server->chat->source && !server->chat->jinja)
+        xm_log_line(XM_LOG_WARNING,
+                    "the model's chat template cannot be used, chats are refused: line %d: %s",
+                    error->line, error->message);
+    return true;
+}
+
 bool xm_server_load(xm_server *server, const char *path, xmoe_progress_fn progress, char *message,
                     size_t size)
 {
@@ -173,12 +191,17 @@ bool xm_server_load(xm_server *server, const char *path, xmoe_progress_fn progre
         status = create_engine(server, settings, &error);
     if (status == XMOE_OK)
         status = apply_router(server, settings, &error);
+    if (status == XMOE_OK && !(server->grammars = xm_grammar_cache_create(server->model))) {
+        status = XMOE_ERROR_MEMORY;
+        snprintf(error.message, sizeof error.message, "out of memory");
+    }
     bool good = status == XMOE_OK;
     if (good) {
         name_model(server, path, settings->model_alias);
         xm_metrics_requests_init(server);
         server->model_loaded = time(NULL);
-        good = start_watching_experts(server, settings, message, size);
+        good = prepare_chat(server, message, size) &&
+               start_watching_experts(server, settings, message, size);
     } else {
         snprintf(message, size, "%s", error.message);
     }
@@ -280,7 +303,9 @@ void xm_server_free(xm_server *server)
     xm_trace_writer_free(server->trace_writer);
     xm_expert_trace_free(server->trace);
     xm_snapshots_close(server->snapshots);
+    xm_grammar_cache_free(server->grammars);
     xm_watch_free(server->watch);
+    xm_chat_format_free(server->chat);
     xmoe_model_free(server->model);
     pthread_mutex_destroy(&server->settings_lock);
     pthread_mutex_destroy(&server->figures_lock);

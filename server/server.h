@@ -34,7 +34,9 @@ struct xm_server {
     char model_file[160]; /* base name of the file, another name for the model */
     int64_t model_loaded; /* Unix time */
     char fingerprint[48]; /* system_fingerprint */
+    struct xm_chat_format *chat; /* how the model wants to be talked to */
     struct xm_snapshots *snapshots;
+    struct xm_grammar_cache *grammars;
     struct xm_keeper *keeper;
     struct xm_expert_trace *trace;        /* NULL: off */
     struct xm_trace_writer *trace_writer; /* NULL: no file */

@@ -143,7 +143,7 @@ static answer expected_answer(const xmoe_request_params *params, int32_t choice)
             continue;
         make_logits(digest, logits);
         xm_sample_input in = {logits,  params->prompt,    prompt_length, a.tokens,
-                              a.count, &params->sampling, choice};
+                              a.count, &params->sampling, choice,        NULL};
         int32_t next;
         assert_int_equal(xm_sample(bench_model->kernels, &scratch, &in, &next), XM_SAMPLE_OK);
         xm_logprobs(bench_model->kernels, logits, VOCABULARY, next, &a.logprobs[a.count], NULL, 0);

@@ -18,9 +18,8 @@
 
 char server_directory[64], server_model[96];
 
-int server_make_model(void **state)
+int server_make_chat_model(const char *chat_template)
 {
-    (void)state;
     xmoe_error error = {0};
     xmoe_random_model shape = {
         .context_length = 512,
@@ -35,6 +34,7 @@ int server_make_model(void **state)
         .router = {.type = XMOE_ROUTER_THRESHOLD, .threshold = 0.7f, .top_k = 2, .min_experts = 1},
         .router_spread = 2,
         .type = "F32",
+        .chat_template = chat_template,
         .seed = 7,
     };
     snprintf(server_directory, sizeof server_directory, "/tmp/xmoe-server-XXXXXX");
@@ -42,6 +42,12 @@ int server_make_model(void **state)
         return -1;
     snprintf(server_model, sizeof server_model, "%s/model.gguf", server_directory);
     return xmoe_random_model_write(server_model, &shape, NULL, NULL, &error) == XMOE_OK ? 0 : -1;
+}
+
+int server_make_model(void **state)
+{
+    (void)state;
+    return server_make_chat_model(NULL);
 }
 
 int server_remove_model(void **state)

@@ -21,6 +21,7 @@
  * tokens. Group fixtures. */
 extern char server_directory[64], server_model[96];
 int server_make_model(void **state);
+int server_make_chat_model(const char *chat_template); /* the same with a template; NULL: none */
 int server_remove_model(void **state);
 /* Writes a file into server_directory; path gets its full name. */
 void server_write_file(const char *name, const char *text, char *path, size_t size);

@@ -153,7 +153,7 @@ static void compare_case(uint64_t *counter, int32_t vocabulary, uint32_t knobs, 
     p.top_p = knobs & TOP_P ? (float)(0.05 + 0.94 * uniform(counter)) : 1;
     p.min_p = knobs & MIN_P ? (float)(0.3 * uniform(counter)) : 0;
     for (int32_t greedy = 0; greedy < 2; greedy++) {
-        xm_sample_input in = {logits, prompt, 40, output, below(counter, 31), &p, 2};
+        xm_sample_input in = {logits, prompt, 40, output, below(counter, 31), &p, 2, NULL};
         int32_t token = -1;
         assert_int_equal(xm_sample(kernels, scratch, &in, &token), XM_SAMPLE_OK);
         assert_int_equal(token, naive_sample(&in, vocabulary));
@@ -186,7 +186,7 @@ static int32_t sample(const float *logits, int32_t vocabulary, const xmoe_sampli
     static const int32_t zeros[100000];
     xm_sampler_scratch scratch;
     assert_int_equal(xm_sampler_scratch_init(&scratch, vocabulary, NULL), XMOE_OK);
-    xm_sample_input in = {logits, zeros, position, zeros, 0, p, choice};
+    xm_sample_input in = {logits, zeros, position, zeros, 0, p, choice, NULL};
     int32_t token = -1;
     assert_int_equal(xm_sample(kernels, &scratch, &in, &token), XM_SAMPLE_OK);
     xm_sampler_scratch_free(&scratch);
@@ -268,7 +268,7 @@ static xm_sample_status status_of(const float *logits, const xmoe_sampling *p)
     xm_sampler_scratch scratch;
     assert_int_equal(xm_sampler_scratch_init(&scratch, 8, NULL), XMOE_OK);
     int32_t zero = 0, token;
-    xm_sample_input in = {logits, &zero, 1, &zero, 0, p, 0};
+    xm_sample_input in = {logits, &zero, 1, &zero, 0, p, 0, NULL};
     xm_sample_status status = xm_sample(kernels, &scratch, &in, &token);
     xm_sampler_scratch_free(&scratch);
     return status;
@@ -338,6 +338,40 @@ static void large_flat_vocabulary_is_no_trouble(void **state)
     free(logits);
 }
 
+/* Being allowed to a few tokens only is the same as a ban of all others, at every setting. */
+static void what_is_not_allowed_is_banned(void **state)
+{
+    (void)state;
+    enum { SIZE = 150 };
+    float logits[SIZE], banned[SIZE];
+    int32_t zero = 0;
+    xm_sampler_scratch scratch;
+    assert_int_equal(xm_sampler_scratch_init(&scratch, SIZE, NULL), XMOE_OK);
+    for (int32_t n = 0; n < 400; n++) {
+        xmoe_sampling p = neutral;
+        p.temperature = n % 3 == 0 ? 0 : 1;
+        p.top_p = n % 4 == 0 ? 0.7F : 1;
+        p.top_k = n % 5 == 0 ? 10 : 0;
+        p.seed = (uint64_t)n;
+        memset(scratch.allowed, n % 7 == 0 ? 0xFF : 0, (SIZE + 63) / 64 * sizeof(uint64_t));
+        for (int32_t t = 0; t < SIZE; t++) {
+            logits[t] = (float)((t * 37 + n) % 64) * 0.1F;
+            if (n % 7 != 0 && (t * 31 + n * 17) % (n % 11 + 1) == 0)
+                scratch.allowed[t / 64] |= UINT64_C(1) << (t % 64);
+            bool in = (scratch.allowed[t / 64] >> (t % 64) & 1) != 0;
+            banned[t] = in ? logits[t] : -INFINITY;
+        }
+        int32_t a = -1, b = -2;
+        xm_sample_input masked = {logits, &zero, 1, &zero, 0, &p, 0, scratch.allowed};
+        xm_sample_input plain = {banned, &zero, 1, &zero, 0, &p, 0, NULL};
+        xm_sample_status status = xm_sample(kernels, &scratch, &masked, &a);
+        assert_int_equal(status, xm_sample(kernels, &scratch, &plain, &b));
+        if (status == XM_SAMPLE_OK)
+            assert_int_equal(a, b);
+    }
+    xm_sampler_scratch_free(&scratch);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -347,6 +381,7 @@ int main(void)
         cmocka_unit_test(ties_go_to_the_lower_id),
         cmocka_unit_test(tiny_temperature_is_greedy),
         cmocka_unit_test(broken_logits_are_told),
+        cmocka_unit_test(what_is_not_allowed_is_banned),
         cmocka_unit_test(logprobs_are_of_the_unmodified_logits),
         cmocka_unit_test(large_flat_vocabulary_is_no_trouble),
     };

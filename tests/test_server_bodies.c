@@ -167,7 +167,16 @@ static const wrong chats[] = {
     {CHAT "\"logprobs\": true, \"top_logprobs\": 21}", "top_logprobs"},
     {CHAT "\"max_tokens\": 0}", "max_tokens"},
     {CHAT "\"max_completion_tokens\": 0}", "max_completion_tokens"},
-    {CHAT "\"response_format\": {\"type\": \"json_object\"}}", "response_format"},
+    {CHAT "\"response_format\": {\"type\": \"xml\"}}", "response_format"},
+    {CHAT "\"response_format\": \"json_object\"}", "response_format"},
+    {CHAT "\"response_format\": {\"type\": \"json_schema\"}}", "response_format"},
+    {CHAT "\"response_format\": {\"type\": \"json_schema\", \"json_schema\": {\"schema\": "
+          "{\"not\": {}}}}}",
+     "response_format"},
+    {CHAT "\"json_schema\": {\"type\": \"odd\"}}", "json_schema"},
+    {CHAT "\"grammar\": \"root ::= x\"}", "grammar"},
+    {CHAT "\"grammar\": 1}", "grammar"},
+    {CHAT "\"grammar\": \"root ::= [a]\", \"json_schema\": {}}", "grammar"},
 };
 
 static void expect(const char *path, const wrong *row)

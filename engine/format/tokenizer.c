@@ -370,14 +370,19 @@ static const literal *match_literal(const xm_tokenizer *tokenizer, const char *t
     return longest;
 }
 
-/* Where the next literal starts; length if there is none. */
-static size_t find_literal(const xm_tokenizer *tokenizer, const char *text, size_t start,
-                           size_t length, const literal **found)
+/* Where the next literal starts; length if there is none. No byte of it has a mark. */
+static size_t find_literal(const xm_tokenizer *tokenizer, const char *text, const char *marks,
+                           size_t start, size_t length, const literal **found)
 {
+    size_t end = marks ? start : length; /* of the bytes without mark from i on */
     for (size_t i = start; i < length; i++) {
         if (!tokenizer->literal_starts[(unsigned char)text[i]])
             continue;
-        *found = match_literal(tokenizer, text + i, length - i);
+        if (end < i)
+            end = i;
+        while (end < length && !marks[end])
+            end++;
+        *found = match_literal(tokenizer, text + i, end - i);
         if (*found != NULL)
             return i;
     }
@@ -392,12 +397,13 @@ static xmoe_status encode_plain(encoding *job, const char *text, size_t length)
     return xm_split(job->tokenizer->splitter, text, length, encode_piece, job, job->error);
 }
 
-static xmoe_status encode_with_literals(encoding *job, const char *text, size_t length)
+static xmoe_status encode_with_literals(encoding *job, const char *text, const char *marks,
+                                        size_t length)
 {
     xmoe_status status = XMOE_OK;
     for (size_t start = 0; start < length && status == XMOE_OK;) {
         const literal *found;
-        size_t at = find_literal(job->tokenizer, text, start, length, &found);
+        size_t at = find_literal(job->tokenizer, text, marks, start, length, &found);
         status = encode_plain(job, text + start, at - start);
         start = at;
         if (status != XMOE_OK || found == NULL)
@@ -409,17 +415,17 @@ static xmoe_status encode_with_literals(encoding *job, const char *text, size_t 
     return status;
 }
 
-xmoe_status xm_tokenizer_encode(const xm_tokenizer *tokenizer, const char *text, size_t length,
-                                bool parse_special, int32_t **tokens, size_t *count,
-                                xmoe_error *error)
+static xmoe_status encode(const xm_tokenizer *tokenizer, const char *text, const char *marks,
+                          size_t length, bool parse_special, int32_t **tokens, size_t *count,
+                          xmoe_error *error)
 {
     *tokens = NULL;
     *count = 0;
     if (length > INT32_MAX)
         return xm_fail_argument(error, "text", "a text of %zu bytes is too long", length);
     encoding job = {.tokenizer = tokenizer, .error = error};
-    xmoe_status status =
-        parse_special ? encode_with_literals(&job, text, length) : encode_plain(&job, text, length);
+    xmoe_status status = parse_special ? encode_with_literals(&job, text, marks, length)
+                                       : encode_plain(&job, text, length);
     xm_bpe_workspace_free(&job.workspace);
     if (status == XMOE_OK && job.workspace.tokens == NULL) {
         job.workspace.tokens = xm_calloc(1, sizeof(int32_t)); /* never NULL, not even for 0 */
@@ -433,4 +439,18 @@ xmoe_status xm_tokenizer_encode(const xm_tokenizer *tokenizer, const char *text,
     *tokens = job.workspace.tokens;
     *count = job.workspace.count;
     return XMOE_OK;
+}
+
+xmoe_status xm_tokenizer_encode(const xm_tokenizer *tokenizer, const char *text, size_t length,
+                                bool parse_special, int32_t **tokens, size_t *count,
+                                xmoe_error *error)
+{
+    return encode(tokenizer, text, NULL, length, parse_special, tokens, count, error);
+}
+
+xmoe_status xm_tokenizer_encode_marked(const xm_tokenizer *tokenizer, const char *text,
+                                       const char *marks, size_t length, int32_t **tokens,
+                                       size_t *count, xmoe_error *error)
+{
+    return encode(tokenizer, text, marks, length, true, tokens, count, error);
 }

@@ -42,6 +42,11 @@ xmoe_status xm_tokenizer_encode(const xm_tokenizer *tokenizer, const char *text,
                                 bool parse_special, int32_t **tokens, size_t *count,
                                 xmoe_error *error);
 
+/* See xmoe_tokenize_marked. */
+xmoe_status xm_tokenizer_encode_marked(const xm_tokenizer *tokenizer, const char *text,
+                                       const char *marks, size_t length, int32_t **tokens,
+                                       size_t *count, xmoe_error *error);
+
 /* Bytes in, whole characters out: holds back an unfinished UTF-8 sequence, replaces what can never
  * become a character by U+FFFD (maximal subparts, as the Unicode standard recommends). */
 typedef struct {

@@ -154,7 +154,10 @@ static xmoe_status load_tokenizer(xmoe_model *model, xmoe_error *error)
     model->info.vocabulary_size = xm_tokenizer_size(model->tokenizer);
     model->info.bos_token = xm_tokenizer_bos(model->tokenizer);
     model->info.eos_token = xm_tokenizer_eos(model->tokenizer);
-    return xm_infill_read(model->file, model->info.vocabulary_size, &model->info.infill, error);
+    status = xm_infill_read(model->file, model->info.vocabulary_size, &model->info.infill, error);
+    if (status != XMOE_OK)
+        return status;
+    return xm_token_tree_create(model->tokenizer, &model->token_tree, error);
 }
 
 static xmoe_status load_weights(xm_loader *loader, const xmoe_model_options *options,
@@ -238,6 +241,7 @@ void xmoe_model_free(xmoe_model *model)
     if (model == NULL)
         return;
     xm_model_free_memory(model);
+    xm_token_tree_free(model->token_tree);
     xm_tokenizer_free(model->tokenizer);
     xm_gguf_close(model->file);
     xm_free(model);

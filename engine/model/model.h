@@ -15,6 +15,7 @@
 
 #include "format/gguf.h"
 #include "format/tokenizer.h"
+#include "grammar/token_tree.h"
 #include "kernels/kernels.h"
 #include "model/rope.h"
 #include "moe/moe.h"
@@ -102,6 +103,7 @@ struct xmoe_model {
     xmoe_model_info info;
     xm_gguf *file;
     xm_tokenizer *tokenizer;
+    xm_token_tree *token_tree; /* the same for grammars */
     const xm_kernels *kernels;
     xm_norm_kind norm_kind;
     float norm_epsilon;

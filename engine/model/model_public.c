@@ -3,6 +3,7 @@
  * routing, and tokens. All are safe from any thread.
  */
 #include "base/error.h"
+#include "grammar/grammar.h"
 #include "model/model.h"
 
 #include <string.h>
@@ -117,6 +118,12 @@ xmoe_status xmoe_tokenize(const xmoe_model *model, const char *text, size_t leng
     return xm_tokenizer_encode(model->tokenizer, text, length, parse_special, tokens, count, error);
 }
 
+xmoe_status xmoe_tokenize_marked(const xmoe_model *model, const char *text, const char *marks,
+                                 size_t length, int32_t **tokens, size_t *count, xmoe_error *error)
+{
+    return xm_tokenizer_encode_marked(model->tokenizer, text, marks, length, tokens, count, error);
+}
+
 const char *xmoe_token_bytes(const xmoe_model *model, int32_t token, size_t *length)
 {
     return xm_tokenizer_bytes(model->tokenizer, token, length);
@@ -125,4 +132,12 @@ const char *xmoe_token_bytes(const xmoe_model *model, int32_t token, size_t *len
 bool xmoe_token_is_special(const xmoe_model *model, int32_t token)
 {
     return xm_tokenizer_is_special(model->tokenizer, token);
+}
+
+/* --- grammars --------------------------------------------------------------------------------- */
+
+xmoe_status xmoe_grammar_create(const xmoe_model *model, const char *text, size_t length,
+                                const char *trigger, xmoe_grammar **grammar, xmoe_error *error)
+{
+    return xm_grammar_create(model->token_tree, text, length, trigger, grammar, error);
 }

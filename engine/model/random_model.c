@@ -151,6 +151,8 @@ static void write_keys(xm_gguf_writer *writer, const xmoe_random_model *shape)
 {
     xm_gguf_writer_string(writer, "general.architecture", "xmoe");
     xm_gguf_writer_string(writer, "general.name", "random");
+    if (shape->chat_template)
+        xm_gguf_writer_string(writer, "tokenizer.chat_template", shape->chat_template);
     xm_gguf_writer_string(writer, "general.description", "random weights, for tests");
     xm_gguf_writer_u32(writer, "xmoe.context_length", (uint32_t)shape->context_length);
     xm_gguf_writer_u32(writer, "xmoe.embedding_length", (uint32_t)shape->embedding_length);

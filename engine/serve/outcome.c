@@ -17,10 +17,18 @@ static void compute(void *context, int32_t task, int32_t thread)
 {
     xm_scheduler *s = context;
     xm_outcome *o = &s->outcomes[task];
-    const xm_sequence *sequence = o->sequence;
+    xm_sequence *sequence = o->sequence;
     const xm_request *request = sequence->request;
     const xm_kernels *kernels = s->options.model->kernels;
+    uint64_t *allowed = NULL;
     o->status = XM_SAMPLE_OK;
+    o->match = XM_MATCH_OK;
+    if (o->scored_position == 0 && request->params.grammar != NULL) {
+        allowed = s->scratch[thread].allowed;
+        o->match = xm_matcher_allowed(&sequence->matcher, !request->params.ignore_eos, allowed);
+        if (o->match != XM_MATCH_OK)
+            return;
+    }
     if (o->scored_position == 0) {
         xm_sample_input input = {.logits = o->logits,
                                  .prompt = request->params.prompt,
@@ -28,6 +36,7 @@ static void compute(void *context, int32_t task, int32_t thread)
                                  .output = sequence->output,
                                  .output_length = sequence->output_length,
                                  .sampling = &request->params.sampling,
+                                 .allowed = allowed,
                                  .choice = sequence->choice};
         o->status = xm_sample(kernels, &s->scratch[thread], &input, &o->token);
     } else {
@@ -68,8 +77,28 @@ static void note_token_time(xm_scheduler *s, xm_sequence *sequence, int64_t now)
     request->completion_tokens++;
 }
 
+/* Ends a choice whose grammar gives no token, or is more than can be done. */
+static void end_by_grammar(xm_scheduler *s, xm_sequence *sequence, xm_match_status match)
+{
+    xm_request *request = sequence->request;
+    bool ends = match == XM_MATCH_NOTHING && xm_matcher_may_end(&sequence->matcher);
+    if (ends && sequence->choice == 0 && request->completion_tokens == 0)
+        s->stats.prompt_tokens += (uint64_t)request->prompt_length;
+    if (ends)
+        xm_scheduler_end_sequence(s, sequence, XMOE_FINISH_STOP);
+    else if (match == XM_MATCH_NOTHING)
+        end_with_error(s, request, XMOE_ERROR_ARGUMENT,
+                       "the grammar needs text that no token of the model's vocabulary gives");
+    else if (match == XM_MATCH_AMBIGUOUS)
+        end_with_error(s, request, XMOE_ERROR_ARGUMENT,
+                       "the grammar is too ambiguous: too many ways to read the output so far");
+    else
+        end_with_error(s, request, XMOE_ERROR_MEMORY, "out of memory for the grammar");
+}
+
 /* Adds the token to output and text; returns how the sequence ends by it, if it does. */
-static xmoe_finish take_token(const xm_scheduler *s, xm_sequence *sequence, int32_t token)
+static xmoe_finish take_token(const xm_scheduler *s, xm_sequence *sequence, int32_t token,
+                              xm_match_status *match)
 {
     const xm_request *request = sequence->request;
     if (!xm_sequence_push(sequence, token))
@@ -85,6 +114,13 @@ static xmoe_finish take_token(const xm_scheduler *s, xm_sequence *sequence, int3
             return XMOE_FINISH_ERROR;
         if (stopped)
             return XMOE_FINISH_STOP;
+        if (request->params.grammar != NULL) {
+            *match = xm_matcher_take(&sequence->matcher, token);
+            if (*match != XM_MATCH_OK)
+                return XMOE_FINISH_ERROR;
+            if (xm_matcher_must_end(&sequence->matcher))
+                return XMOE_FINISH_STOP;
+        }
     }
     return sequence->output_length == request->max_tokens ? XMOE_FINISH_LENGTH : XMOE_FINISH_NONE;
 }
@@ -94,7 +130,11 @@ static void apply_token(xm_scheduler *s, xm_outcome *o)
     xm_sequence *sequence = o->sequence;
     int64_t now = xm_clock_now(&s->options.clock);
     note_token_time(s, sequence, now);
-    xmoe_finish finish = take_token(s, sequence, o->token);
+    xmoe_finish finish = take_token(s, sequence, o->token, &o->match);
+    if (o->match != XM_MATCH_OK) {
+        end_by_grammar(s, sequence, o->match);
+        return;
+    }
     if (finish == XMOE_FINISH_ERROR) {
         end_with_error(s, sequence->request, XMOE_ERROR_MEMORY, "out of memory for a token");
         return;
@@ -111,11 +151,16 @@ static void apply(xm_scheduler *s, xm_outcome *o)
     xm_request *request = o->sequence->request;
     if (o->sequence->state == XM_SEQUENCE_ENDED)
         return;
-    if (o->status == XM_SAMPLE_NOT_FINITE) {
+    if (o->match != XM_MATCH_OK) {
+        end_by_grammar(s, o->sequence, o->match);
+    } else if (o->status == XM_SAMPLE_NOT_FINITE) {
         end_with_error(s, request, XMOE_ERROR_INTERNAL,
                        "the model gave a logit that is NaN or infinite");
     } else if (o->status == XM_SAMPLE_ALL_BANNED) {
-        end_with_error(s, request, XMOE_ERROR_ARGUMENT, "logit_bias bans every token");
+        end_with_error(s, request, XMOE_ERROR_ARGUMENT,
+                       request->params.grammar == NULL
+                           ? "logit_bias bans every token"
+                           : "logit_bias bans every token that the grammar allows");
     } else if (o->scored_position > 0) {
         request->prompt_logprobs[o->scored_position] = o->logprob;
         request->scored = o->scored_position + 1;

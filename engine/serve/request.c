@@ -115,6 +115,8 @@ static xmoe_status check(const xmoe_model *model, const xmoe_request_params *p, 
         status =
             xm_fail_argument(error, "top_logprobs", "top_logprobs is %d, the vocabulary has %d",
                              p->top_logprobs, model->info.vocabulary_size);
+    if (status == XMOE_OK && p->grammar != NULL && xm_grammar_tree(p->grammar) != model->token_tree)
+        status = xm_fail_argument(error, "grammar", "the grammar was made for another model");
     if (status == XMOE_OK && p->routing != NULL)
         status = xmoe_routing_check(model, p->routing, error);
     return status;
@@ -135,6 +137,8 @@ static void *copy(const void *from, size_t count, size_t size)
 static bool copy_params(xm_request *r, const xmoe_request_params *params)
 {
     r->params = *params;
+    if (r->params.grammar != NULL)
+        xmoe_grammar_hold(r->params.grammar);
     r->params.routing = NULL;
     r->params.stop = NULL;
     r->params.sampling.logit_bias = NULL;
@@ -191,6 +195,8 @@ static bool create_sequences(xm_request *r, const xmoe_model_info *info)
         s->request = r;
         s->choice = i;
         s->counted = i == 0 ? 0 : r->prompt_length;
+        if (r->params.grammar != NULL)
+            xm_matcher_init(&s->matcher, r->params.grammar);
         if (r->params.routed_experts &&
             xm_route_log_init(&s->routes, info->moe_layer_count, NULL) != XMOE_OK)
             return false;
@@ -236,8 +242,10 @@ void xm_request_free(xm_request *r)
     for (int32_t i = 0; r->sequences != NULL && i < r->params.choices; i++) {
         xm_free(r->sequences[i].output);
         xm_text_stream_free(&r->sequences[i].text);
+        xm_matcher_free(&r->sequences[i].matcher);
         xm_route_log_free(&r->sequences[i].routes);
     }
+    xmoe_grammar_free(r->params.grammar);
     xm_stop_set_free(&r->stops);
     xm_free((void *)r->params.prompt);
     xm_free((void *)r->params.sampling.logit_bias);

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "grammar/grammar.h"
 #include "model/pooled.h"
 #include "serve/block_pool.h"
 #include "serve/route_log.h"
@@ -49,6 +50,7 @@ struct xm_sequence {
     uint64_t last_turn;     /* the scheduler's count of turns when it last had one */
     int64_t last_token_ns;
     xm_text_stream text;
+    xm_matcher matcher; /* where the output is in the grammar, if there is one */
     xm_route_log routes;
 };
 

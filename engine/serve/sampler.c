@@ -17,9 +17,10 @@ xmoe_status xm_sampler_scratch_init(xm_sampler_scratch *scratch, int32_t vocabul
                                     .values = xm_calloc_aligned(padded, sizeof(float)),
                                     .ids = xm_calloc(n, sizeof(int32_t)),
                                     .ranked = xm_calloc(n, sizeof(xm_ranked)),
-                                    .seen = xm_calloc(n, sizeof(uint32_t))};
+                                    .seen = xm_calloc(n, sizeof(uint32_t)),
+                                    .allowed = xm_calloc((n + 63) / 64, sizeof(uint64_t))};
     if (scratch->values != NULL && scratch->ids != NULL && scratch->ranked != NULL &&
-        scratch->seen != NULL)
+        scratch->seen != NULL && scratch->allowed != NULL)
         return XMOE_OK;
     xm_sampler_scratch_free(scratch);
     return xm_fail_memory(error, "sampler", n * 20);
@@ -31,6 +32,7 @@ void xm_sampler_scratch_free(xm_sampler_scratch *scratch)
     xm_free(scratch->ids);
     xm_free(scratch->ranked);
     xm_free(scratch->seen);
+    xm_free(scratch->allowed);
     *scratch = (xm_sampler_scratch){0};
 }
 
@@ -126,6 +128,18 @@ static void apply_bias(float *values, const xmoe_sampling *sampling)
     for (size_t i = 0; i < sampling->logit_bias_count; i++) {
         const xmoe_logit_bias *b = &sampling->logit_bias[i];
         values[b->token] = b->bias <= -100 ? -INFINITY : values[b->token] + b->bias;
+    }
+}
+
+static void ban_others(float *values, const uint64_t *allowed, int32_t vocabulary)
+{
+    for (int32_t i = 0; i < vocabulary; i += 64) {
+        uint64_t word = allowed[i / 64];
+        int32_t end = i + 64 < vocabulary ? i + 64 : vocabulary;
+        if (word == UINT64_MAX)
+            continue;
+        for (int32_t t = i; t < end; t++, word >>= 1)
+            values[t] = (word & 1) != 0 ? values[t] : -INFINITY;
     }
 }
 
@@ -296,6 +310,8 @@ xm_sample_status xm_sample(const xm_kernels *kernels, xm_sampler_scratch *s,
         return XM_SAMPLE_NOT_FINITE;
     memcpy(s->values, in->logits, (size_t)s->vocabulary * sizeof(float));
     apply_bias(s->values, p);
+    if (in->allowed != NULL)
+        ban_others(s->values, in->allowed, s->vocabulary);
     if (p->repetition_penalty != 1)
         penalise_repetition(s, in);
     if (p->frequency_penalty != 0 || p->presence_penalty != 0)

@@ -3,7 +3,7 @@
  * and (seed, choice, position).
  *
  * Order of the steps (each off at its neutral value):
- *   1. logit_bias is added; -100 or less bans
+ *   1. logit_bias is added; -100 or less bans; so does not being in `allowed`
  *   2. repetition penalty over prompt and output, then frequency and presence penalty over the
  *      output
  *   3. temperature; 0 ends here with the largest value, ties to the lower id
@@ -30,6 +30,7 @@ typedef struct {
     int32_t *ids;      /* [vocabulary] */
     xm_ranked *ranked; /* [vocabulary] */
     uint32_t *seen;    /* [vocabulary]; all zero between calls */
+    uint64_t *allowed; /* [vocabulary / 64, rounded up]: the caller's, for xm_sample_input */
 } xm_sampler_scratch;
 
 xmoe_status xm_sampler_scratch_init(xm_sampler_scratch *scratch, int32_t vocabulary,
@@ -44,6 +45,7 @@ typedef struct {
     int32_t output_length;
     const xmoe_sampling *sampling;
     int32_t choice;
+    const uint64_t *allowed; /* token t by bit t % 64 of word t / 64; NULL: all */
 } xm_sample_input;
 
 typedef enum {

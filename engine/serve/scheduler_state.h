@@ -38,6 +38,7 @@ typedef struct {
     xm_sequence *sequence;
     const float *logits;
     int32_t scored_position; /* prompt position whose token is scored; 0: sample */
+    xm_match_status match;   /* of the grammar */
     xm_sample_status status;
     int32_t token;
     float logprob;
