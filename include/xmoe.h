@@ -163,6 +163,9 @@ typedef struct {
     int32_t expert_feed_forward_length;
     int32_t vocabulary_size;
     int32_t bos_token, eos_token; /* -1: none */
+    bool add_bos, add_eos;        /* texts given to the model begin, or end, with that token; what a
+                                     chat template makes has them already */
+    bool add_space; /* encoding puts a space before a text: who decodes a whole text takes it off */
     xmoe_infill_tokens infill;
     uint64_t parameter_count;
     uint64_t weight_bytes; /* of all tensors as stored in the file */
@@ -188,11 +191,12 @@ XMOE_API xmoe_status xmoe_routing_check(const xmoe_model *model, const xmoe_rout
  */
 
 /* Text to tokens. Any bytes are accepted, invalid UTF-8 too. With parse_special, the text of a
- * special token (such as <|endoftext|>) becomes that token. *tokens comes from malloc (never NULL
+ * special token (such as <|endoftext|>) becomes that token. With add_special, what the model wants
+ * before and behind a text is added (add_bos, add_eos). *tokens comes from malloc (never NULL
  * on success, even for 0 tokens) and is the caller's to free(). */
 XMOE_API xmoe_status xmoe_tokenize(const xmoe_model *model, const char *text, size_t length,
-                                   bool parse_special, int32_t **tokens, size_t *count,
-                                   xmoe_error *error);
+                                   bool add_special, bool parse_special, int32_t **tokens,
+                                   size_t *count, xmoe_error *error);
 /* The same with parse_special for text of mixed origin: where marks[i] is not 0, byte i is never
  * part of a special token, whatever it spells; else it is as if there were no marks. So what a
  * stranger wrote into a prompt stays text. */
@@ -202,6 +206,9 @@ XMOE_API xmoe_status xmoe_tokenize_marked(const xmoe_model *model, const char *t
 /* The bytes of one token (not always whole UTF-8 characters); lives as long as the model. An
  * unknown id gives length 0. Special tokens give their text. */
 XMOE_API const char *xmoe_token_bytes(const xmoe_model *model, int32_t token, size_t *length);
+/* True for tokens that end a text or a turn, eos_token among them: a choice ends with any of them.
+ */
+XMOE_API bool xmoe_token_is_end(const xmoe_model *model, int32_t token);
 XMOE_API bool xmoe_token_is_special(const xmoe_model *model, int32_t token);
 
 /* ---------------------------------------------------------------------------------------------

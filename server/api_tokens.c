@@ -41,19 +41,16 @@ static bool tokenize(const xm_server *server, const cJSON *body, xm_json *json, 
     int32_t *tokens = NULL;
     size_t count = 0;
     xmoe_error error = {0};
-    if (xmoe_tokenize(model, content, strlen(content), parse_special, &tokens, &count, &error) !=
-        XMOE_OK)
+    if (xmoe_tokenize(model, content, strlen(content), add_special, parse_special, &tokens, &count,
+                      &error) != XMOE_OK)
         return xm_problem_engine(problem, &error, "content");
-    int32_t first = xmoe_model_get_info(model)->bos_token;
     xm_json_open(json, NULL, '{');
     xm_json_open(json, "tokens", '[');
-    for (size_t i = add_special && first >= 0 ? 0 : 1; i <= count; i++) {
-        int32_t token = i ? tokens[i - 1] : first;
+    for (size_t i = 0; i < count; i++)
         if (with_pieces)
-            write_piece(model, token, json);
+            write_piece(model, tokens[i], json);
         else
-            xm_json_int(json, NULL, token);
-    }
+            xm_json_int(json, NULL, tokens[i]);
     xm_json_close(json, ']');
     xm_json_close(json, '}');
     free(tokens);

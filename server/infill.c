@@ -38,7 +38,7 @@ static bool add_text(const xmoe_model *model, const char *text, xm_prompt *promp
     int32_t *tokens = NULL;
     size_t count = 0;
     xmoe_error error = {0};
-    if (xmoe_tokenize(model, text, strlen(text), false, &tokens, &count, &error) != XMOE_OK)
+    if (xmoe_tokenize(model, text, strlen(text), false, false, &tokens, &count, &error) != XMOE_OK)
         return xm_problem_engine(problem, &error, prompt->field);
     bool good = add_tokens(prompt, tokens, count, problem);
     free(tokens);

@@ -40,8 +40,8 @@ static bool from_text(const xmoe_model *model, const char *text, bool keep, bool
 {
     xmoe_error error = {0};
     size_t length = strlen(text);
-    if (xmoe_tokenize(model, text, length, special, &prompt->tokens, &prompt->count, &error) !=
-        XMOE_OK)
+    if (xmoe_tokenize(model, text, length, true, special, &prompt->tokens, &prompt->count,
+                      &error) != XMOE_OK)
         return xm_problem_engine(problem, &error, prompt->field);
     if (keep) {
         xm_text_add(&prompt->text, text, length);

@@ -31,9 +31,9 @@ struct xm_server {
     xmoe_model *model;
     xmoe_engine *engine;
     char model_id[160];
-    char model_file[160]; /* base name of the file, another name for the model */
-    int64_t model_loaded; /* Unix time */
-    char fingerprint[48]; /* system_fingerprint */
+    char model_file[160];        /* base name of the file, another name for the model */
+    int64_t model_loaded;        /* Unix time */
+    char fingerprint[48];        /* system_fingerprint */
     struct xm_chat_format *chat; /* how the model wants to be talked to */
     struct xm_snapshots *snapshots;
     struct xm_grammar_cache *grammars;

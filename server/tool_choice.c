@@ -133,7 +133,7 @@ static void add_text(grammar *g, const char *text, size_t length)
     int32_t *tokens = NULL;
     size_t count = 0;
     xm_text bytes = {0};
-    if (xmoe_tokenize(g->model, text, length, true, &tokens, &count, NULL) != XMOE_OK)
+    if (xmoe_tokenize(g->model, text, length, false, true, &tokens, &count, NULL) != XMOE_OK)
         g->out->failed = true;
     for (size_t i = 0; i < count; i++) {
         size_t size = 0;

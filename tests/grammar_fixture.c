@@ -37,8 +37,13 @@ int grammar_make_vocabulary(void **state)
     grammar_end = grammar_tool + 1;
     tokens[grammar_tool] = (xm_string){"<tool>", 6};
     tokens[grammar_end] = (xm_string){"<|end|>", 7};
-    return xm_tokenizer_create(tokens, types, TOKENS, NULL, 0, -1, grammar_end, &grammar_tokenizer,
-                               NULL) == XMOE_OK &&
+    const xm_tokenizer_source source = {.split = xm_split_gpt2(),
+                                        .tokens = tokens,
+                                        .types = types,
+                                        .token_count = TOKENS,
+                                        .bos = -1,
+                                        .eos = grammar_end};
+    return xm_tokenizer_create(&source, &grammar_tokenizer, NULL) == XMOE_OK &&
                    xm_token_tree_create(grammar_tokenizer, &grammar_tokens, NULL) == XMOE_OK
                ? 0
                : -1;

@@ -104,7 +104,7 @@ static xm_bpe *table_of(const small_bpe *small, xm_string *words, char *text)
     xm_bpe *bpe;
     xmoe_error error = {0};
     if (xm_bpe_create(words, 256 + (size_t)small->merge_count, merges, (size_t)small->merge_count,
-                      &bpe, &error) != XMOE_OK)
+                      false, &bpe, &error) != XMOE_OK)
         fail_msg("%s", error.message);
     return bpe;
 }
@@ -140,10 +140,10 @@ static void compare(const small_bpe *small, const xm_bpe *bpe, uint64_t seed, si
         piece[i] = (char)('a' + xm_random_bits(seed, length, i) % 3);
     xm_bpe_workspace workspace = {0};
     assert_int_equal(xm_bpe_merge(bpe, piece, length, &workspace), XMOE_OK);
-    assert_int_equal(workspace.count, merge_naively(small, piece, length, expected));
-    assert_memory_equal(workspace.tokens, expected, workspace.count * sizeof *expected);
+    assert_int_equal(workspace.list.count, merge_naively(small, piece, length, expected));
+    assert_memory_equal(workspace.list.tokens, expected, workspace.list.count * sizeof *expected);
     xm_bpe_workspace_free(&workspace);
-    xm_free(workspace.tokens);
+    xm_free(workspace.list.tokens);
 }
 
 static void test_agrees_with_naive_merging(void **state)
@@ -208,7 +208,7 @@ static clock_t time_tables(const uint64_t *chosen)
         words[256 + i] = (xm_string){(const char *)&chosen[i], CHOSEN_BYTES};
     xm_bpe *bpe;
     clock_t start = clock();
-    assert_int_equal(xm_bpe_create(words, 256 + CHOSEN, NULL, 0, &bpe, NULL), XMOE_OK);
+    assert_int_equal(xm_bpe_create(words, 256 + CHOSEN, NULL, 0, false, &bpe, NULL), XMOE_OK);
     clock_t time = clock() - start;
     xm_bpe_free(bpe);
     return time;

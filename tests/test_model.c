@@ -193,7 +193,8 @@ static void any_text_becomes_tokens_and_back(void **state)
     int32_t *tokens;
     size_t count, length = 0;
     char back[64];
-    assert_int_equal(xmoe_tokenize(model, text, sizeof text - 1, true, &tokens, &count, NULL), 0);
+    assert_int_equal(
+        xmoe_tokenize(model, text, sizeof text - 1, false, true, &tokens, &count, NULL), 0);
     for (size_t i = 0; i < count; i++) {
         size_t piece;
         const char *bytes = xmoe_token_bytes(model, tokens[i], &piece);

@@ -107,7 +107,7 @@ static void check_against_naive(const char *text, size_t length, int32_t size)
     xm_splitter *splitter = NULL;
     naive_text naive = {.symbols = calloc(2 * length + 1, sizeof(int32_t))};
     uint32_t *counts = calloc((size_t)size * (size_t)size, sizeof *counts);
-    assert_int_equal(xm_splitter_create(&splitter, NULL), XMOE_OK);
+    assert_int_equal(xm_splitter_create(xm_split_gpt2(), &splitter, NULL), XMOE_OK);
     assert_int_equal(xm_split(splitter, text, length, append_piece, &naive, NULL), XMOE_OK);
     xm_splitter_free(splitter);
     int32_t merges = 0;

@@ -93,7 +93,7 @@ static void test_split_of_invalid_bytes(void **state)
         {"\xF4\x90\x80\x80 a", {4, 2}},
     };
     xm_splitter *splitter;
-    assert_int_equal(xm_splitter_create(&splitter, NULL), XMOE_OK);
+    assert_int_equal(xm_splitter_create(xm_split_gpt2(), &splitter, NULL), XMOE_OK);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         size_t lengths[32] = {0}, *next = lengths;
         assert_int_equal(

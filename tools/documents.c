@@ -41,7 +41,7 @@ static bool add_document(document_list *list, const xmoe_model *model, const cha
     if (!grow(list)) {
         return false;
     }
-    if (xmoe_tokenize(model, text, length, false, &tokens, &count, &error) != XMOE_OK) {
+    if (xmoe_tokenize(model, text, length, false, false, &tokens, &count, &error) != XMOE_OK) {
         cli_fail("%s", error.message);
         return false;
     }

@@ -198,8 +198,8 @@ static int make_prompt(const settings *set, const tool_session *session, const c
                        size_t length, int32_t **tokens, size_t *count)
 {
     xmoe_error error;
-    if (xmoe_tokenize(session->model, text, length, set->special, tokens, count, &error) !=
-        XMOE_OK) {
+    if (xmoe_tokenize(session->model, text, length, !set->bos, set->special, tokens, count,
+                      &error) != XMOE_OK) {
         return cli_fail("%s", error.message);
     }
     if (!set->bos && *count > 0) {

@@ -1,9 +1,8 @@
 /*
  * bpe.c - see bpe.h. Two hash tables (bytes to token, pair of tokens to rank) and two ways to merge
  * that give the same tokens: scanning for short pieces, a heap for long ones, so that a piece of n
- * bytes costs n log n and hostile text (a megabyte of one letter) stays cheap. The hashes have a
- * random key, so that no file can choose tokens that all fall on one slot; results do not depend on
- * it.
+ * bytes costs n log n and hostile text (a megabyte of one letter) stays cheap. Both hashes have the
+ * table's random key.
  */
 #include "format/bpe.h"
 
@@ -11,12 +10,13 @@
 #include "base/random.h"
 #include "format/tokenizer.h"
 #include "format/utf8.h"
+#include "format/word_table.h"
 
 #include <string.h>
-#include <sys/random.h>
 
 enum {
     NO_TOKEN = -1,
+    LEFT_OUT = -2,    /* in place of a byte that no token stands for */
     SHORT_PIECE = 48, /* bytes up to which scanning beats the heap */
 };
 #define NO_RANK UINT32_MAX
@@ -26,18 +26,12 @@ typedef struct {
     uint32_t rank; /* NO_RANK: empty slot */
 } pair_slot;
 
-typedef struct {
-    int32_t token; /* NO_TOKEN: empty slot */
-    bool whole;    /* merging the token's own bytes gives the token: no need to merge */
-} word_slot;
-
 struct xm_bpe {
-    uint64_t key; /* of both hashes */
-    const xm_string *words;
+    xm_word_table words;
+    bool *whole;      /* by token: merging its own bytes gives the token, so there is no need to */
+    bool takes_whole; /* any token's bytes, as a piece, are the token */
     int32_t byte_tokens[256];
-    word_slot *word_slots; /* open addressing; sizes are powers of two, at most half full */
-    size_t word_mask;
-    pair_slot *pair_slots;
+    pair_slot *pair_slots; /* open addressing; a power of two, at most half full */
     size_t pair_mask;
     int32_t *results; /* by rank: the token that a merge makes */
 };
@@ -52,37 +46,10 @@ typedef struct xm_bpe_symbol symbol;
 
 /* --- tables ----------------------------------------------------------------------------------- */
 
-static uint64_t hash_bytes(uint64_t key, const char *bytes, size_t length)
-{
-    uint64_t hash = key ^ length;
-    for (; length >= 8; bytes += 8, length -= 8) {
-        uint64_t word;
-        memcpy(&word, bytes, sizeof word);
-        hash = xm_random_mix(hash ^ word);
-    }
-    uint64_t rest = 0;
-    memcpy(&rest, bytes, length);
-    return xm_random_mix(hash ^ rest);
-}
-
-/* The slot of these bytes, or the empty one where they would go. */
-static word_slot *find_word(const xm_bpe *bpe, const char *bytes, size_t length)
-{
-    for (size_t i = (size_t)hash_bytes(bpe->key, bytes, length) & bpe->word_mask;;
-         i = (i + 1) & bpe->word_mask) {
-        word_slot *slot = &bpe->word_slots[i];
-        if (slot->token == NO_TOKEN)
-            return slot;
-        xm_string word = bpe->words[slot->token];
-        if (word.length == length && memcmp(word.data, bytes, length) == 0)
-            return slot;
-    }
-}
-
 static pair_slot *find_pair(const xm_bpe *bpe, int32_t left, int32_t right)
 {
     uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-    uint64_t hash = xm_random_mix(pair ^ bpe->key);
+    uint64_t hash = xm_random_mix(pair ^ bpe->words.key);
     for (size_t i = (size_t)hash & bpe->pair_mask;; i = (i + 1) & bpe->pair_mask) {
         pair_slot *slot = &bpe->pair_slots[i];
         if (slot->rank == NO_RANK || (slot->left == left && slot->right == right))
@@ -97,18 +64,10 @@ static uint32_t pair_rank(const xm_bpe *bpe, int32_t left, int32_t right)
 
 /* --- merging ---------------------------------------------------------------------------------- */
 
-bool xm_bpe_append(xm_bpe_workspace *workspace, int32_t token)
+/* Appends what a piece has become. */
+static bool append_part(xm_bpe_workspace *workspace, int32_t token)
 {
-    if (workspace->count == workspace->capacity) {
-        size_t capacity = workspace->capacity < 64 ? 64 : workspace->capacity * 2;
-        int32_t *tokens = xm_realloc(workspace->tokens, capacity, sizeof *tokens);
-        if (tokens == NULL)
-            return false;
-        workspace->tokens = tokens;
-        workspace->capacity = capacity;
-    }
-    workspace->tokens[workspace->count++] = token;
-    return true;
+    return token == LEFT_OUT || xm_token_list_append(&workspace->list, token);
 }
 
 static xmoe_status merge_short(const xm_bpe *bpe, const unsigned char *piece, size_t length,
@@ -138,7 +97,7 @@ static xmoe_status merge_short(const xm_bpe *bpe, const unsigned char *piece, si
             ranks[best - 1] = pair_rank(bpe, tokens[best - 1], tokens[best]);
     }
     for (size_t i = 0; i < count; i++)
-        if (!xm_bpe_append(workspace, tokens[i]))
+        if (!append_part(workspace, tokens[i]))
             return XMOE_ERROR_MEMORY;
     return XMOE_OK;
 }
@@ -228,7 +187,7 @@ static xmoe_status merge_long(const xm_bpe *bpe, const unsigned char *piece, siz
             rank_pair(bpe, symbols, left->previous, end, heap, &heap_count);
     }
     for (uint32_t i = 0; i < end; i = symbols[i].next)
-        if (!xm_bpe_append(workspace, symbols[i].token))
+        if (!append_part(workspace, symbols[i].token))
             return XMOE_ERROR_MEMORY;
     return XMOE_OK;
 }
@@ -236,9 +195,9 @@ static xmoe_status merge_long(const xm_bpe *bpe, const unsigned char *piece, siz
 xmoe_status xm_bpe_merge(const xm_bpe *bpe, const char *piece, size_t length,
                          xm_bpe_workspace *workspace)
 {
-    const word_slot *slot = find_word(bpe, piece, length);
-    if (slot->whole)
-        return xm_bpe_append(workspace, slot->token) ? XMOE_OK : XMOE_ERROR_MEMORY;
+    int32_t token = xm_word_table_find(&bpe->words, piece, length);
+    if (token != NO_TOKEN && (bpe->whole[token] || bpe->takes_whole))
+        return append_part(workspace, token) ? XMOE_OK : XMOE_ERROR_MEMORY;
     const unsigned char *bytes = (const unsigned char *)piece;
     return length <= SHORT_PIECE ? merge_short(bpe, bytes, length, workspace)
                                  : merge_long(bpe, bytes, length, workspace);
@@ -281,32 +240,17 @@ static size_t slots_for(size_t count)
     return slots;
 }
 
-static xmoe_status fill_words(xm_bpe *bpe, size_t count, xmoe_error *error)
+static xmoe_status fill_words(xm_bpe *bpe, const xm_string *words, size_t count, xmoe_error *error)
 {
-    size_t slots = slots_for(count);
-    bpe->word_slots = xm_calloc(slots, sizeof *bpe->word_slots);
-    if (bpe->word_slots == NULL)
-        return xm_fail_memory(error, "vocabulary", slots * sizeof *bpe->word_slots);
-    bpe->word_mask = slots - 1;
-    for (size_t i = 0; i < slots; i++)
-        bpe->word_slots[i].token = NO_TOKEN;
-    for (size_t i = 0; i < count; i++) {
-        xm_string word = bpe->words[i];
-        if (word.length == 0)
-            continue;
-        word_slot *slot = find_word(bpe, word.data, word.length);
-        if (slot->token != NO_TOKEN)
-            return xm_fail(error, XMOE_ERROR_FORMAT,
-                           "tokenizer.ggml.tokens: tokens %d and %zu are the same", slot->token, i);
-        slot->token = (int32_t)i;
+    bpe->whole = xm_calloc(count, sizeof *bpe->whole);
+    if (bpe->whole == NULL)
+        return xm_fail_memory(error, "vocabulary", count);
+    xmoe_status status = xm_word_table_fill(&bpe->words, words, count, error);
+    for (int byte = 0; status == XMOE_OK && byte < 256; byte++) {
+        int32_t token = xm_word_table_find(&bpe->words, &(char){(char)byte}, 1);
+        bpe->byte_tokens[byte] = token != NO_TOKEN ? token : LEFT_OUT;
     }
-    for (int byte = 0; byte < 256; byte++) {
-        bpe->byte_tokens[byte] = find_word(bpe, &(char){(char)byte}, 1)->token;
-        if (bpe->byte_tokens[byte] == NO_TOKEN)
-            return xm_fail(error, XMOE_ERROR_FORMAT,
-                           "tokenizer.ggml.tokens: no token stands for the byte 0x%02x", byte);
-    }
-    return XMOE_OK;
+    return status;
 }
 
 static xmoe_status fail_merge(xmoe_error *error, size_t rank, const char *problem)
@@ -328,9 +272,9 @@ static xmoe_status add_merge(xm_bpe *bpe, xm_string merge, size_t rank, char *by
         !xm_bpe_parse_printable(right, bytes + left_length, &right_length) || left_length == 0 ||
         right_length == 0)
         return fail_merge(error, rank, "is not two tokens with a space between them");
-    int32_t left_token = find_word(bpe, bytes, left_length)->token;
-    int32_t right_token = find_word(bpe, bytes + left_length, right_length)->token;
-    int32_t result = find_word(bpe, bytes, left_length + right_length)->token;
+    int32_t left_token = xm_word_table_find(&bpe->words, bytes, left_length);
+    int32_t right_token = xm_word_table_find(&bpe->words, bytes + left_length, right_length);
+    int32_t result = xm_word_table_find(&bpe->words, bytes, left_length + right_length);
     if (left_token == NO_TOKEN || right_token == NO_TOKEN)
         return fail_merge(error, rank, "has a side that is no token");
     if (result == NO_TOKEN)
@@ -372,41 +316,38 @@ static xmoe_status mark_whole_words(xm_bpe *bpe, size_t count, xmoe_error *error
     xm_bpe_workspace workspace = {0};
     xmoe_status status = XMOE_OK;
     for (size_t i = 0; i < count && status == XMOE_OK; i++) {
-        xm_string word = bpe->words[i];
+        xm_string word = bpe->words.words[i];
         if (word.length == 0)
             continue;
-        workspace.count = 0;
+        workspace.list.count = 0;
         status = xm_bpe_merge(bpe, word.data, word.length, &workspace);
         if (status == XMOE_OK)
-            find_word(bpe, word.data, word.length)->whole =
-                workspace.count == 1 && workspace.tokens[0] == (int32_t)i;
+            bpe->whole[i] = workspace.list.count == 1 && workspace.list.tokens[0] == (int32_t)i;
     }
     if (status != XMOE_OK)
-        status = xm_fail_memory(error, "vocabulary", workspace.capacity * sizeof(int32_t));
+        status = xm_fail_memory(error, "vocabulary", workspace.list.capacity * sizeof(int32_t));
     xm_bpe_workspace_free(&workspace);
-    xm_free(workspace.tokens);
+    xm_free(workspace.list.tokens);
     return status;
 }
 
 xmoe_status xm_bpe_create(const xm_string *words, size_t word_count, const xm_string *merges,
-                          size_t merge_count, xm_bpe **bpe_out, xmoe_error *error)
+                          size_t merge_count, bool takes_whole, xm_bpe **bpe_out, xmoe_error *error)
 {
     *bpe_out = NULL;
     xm_bpe *bpe = xm_calloc(1, sizeof *bpe);
     if (bpe == NULL)
         return xm_fail_memory(error, "vocabulary", sizeof *bpe);
-    bpe->words = words;
     xmoe_status status = XMOE_OK;
-    if (getrandom(&bpe->key, sizeof bpe->key, 0) != (ssize_t)sizeof bpe->key)
-        status = xm_fail(error, XMOE_ERROR_INTERNAL, "the system gives no random numbers");
     if (word_count > INT32_MAX || merge_count > INT32_MAX)
         status = xm_fail(error, XMOE_ERROR_UNSUPPORTED, "the vocabulary has more than 2^31 tokens");
     if (status == XMOE_OK)
-        status = fill_words(bpe, word_count, error);
+        status = fill_words(bpe, words, word_count, error);
     if (status == XMOE_OK)
         status = fill_merges(bpe, merges, merge_count, error);
     if (status == XMOE_OK)
         status = mark_whole_words(bpe, word_count, error);
+    bpe->takes_whole = takes_whole; /* only now: what merges make had to be seen */
     if (status != XMOE_OK) {
         xm_bpe_free(bpe);
         return status;
@@ -419,7 +360,8 @@ void xm_bpe_free(xm_bpe *bpe)
 {
     if (bpe == NULL)
         return;
-    xm_free(bpe->word_slots);
+    xm_word_table_free(&bpe->words);
+    xm_free(bpe->whole);
     xm_free(bpe->pair_slots);
     xm_free(bpe->results);
     xm_free(bpe);

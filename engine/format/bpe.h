@@ -9,21 +9,22 @@
 
 #include "base/error.h"
 #include "format/gguf.h"
+#include "format/token_list.h"
 
 typedef struct xm_bpe xm_bpe;
 
 /* words[id]: raw bytes of the token, which must outlive the table; length 0: not made by merges.
- * merges: "left right" in GPT-2's printable alphabet, in order of rank. Checked: every single byte
- * has a token, no two tokens have the same bytes, both sides and the result of a merge are tokens,
- * no merge comes twice. */
+ * merges: "left right" in GPT-2's printable alphabet, in order of rank. Bytes
+ * that no token stands for are left out of what is made. Checked: no two tokens have the same
+ * bytes, both sides and the result of a merge are tokens, no merge comes twice. takes_whole: a
+ * piece that is a token is taken as it is, whatever merges would make of it. */
 xmoe_status xm_bpe_create(const xm_string *words, size_t word_count, const xm_string *merges,
-                          size_t merge_count, xm_bpe **bpe, xmoe_error *error);
+                          size_t merge_count, bool takes_whole, xm_bpe **bpe, xmoe_error *error);
 void xm_bpe_free(xm_bpe *bpe);
 
 /* A growing list of tokens and the scratch of long pieces; start with {0}. */
 typedef struct {
-    int32_t *tokens;
-    size_t count, capacity;
+    xm_token_list list;
     struct xm_bpe_symbol *symbols; /* of one long piece */
     uint64_t *heap;
     size_t symbol_capacity;
@@ -32,9 +33,8 @@ typedef struct {
 /* Appends the tokens of one piece (of less than 2^31 bytes). XMOE_ERROR_MEMORY or XMOE_OK. */
 xmoe_status xm_bpe_merge(const xm_bpe *bpe, const char *piece, size_t length,
                          xm_bpe_workspace *workspace);
-/* Frees the scratch; tokens stays the caller's. */
+/* Frees the scratch; the list stays the caller's. */
 void xm_bpe_workspace_free(xm_bpe_workspace *workspace);
-bool xm_bpe_append(xm_bpe_workspace *workspace, int32_t token);
 
 /* The bytes of a text in GPT-2's printable alphabet into out (as many bytes as the text at most).
  * False if it holds anything else. */

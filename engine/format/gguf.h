@@ -75,6 +75,9 @@ xmoe_status xm_gguf_get_string(const xm_gguf *file, const char *key, xm_string *
 /* Arrays of strings: *strings is a new array (xm_free) of views into the map. */
 xmoe_status xm_gguf_get_strings(const xm_gguf *file, const char *key, xm_string **strings,
                                 size_t *count, bool *found, xmoe_error *error);
+/* Arrays of f32: *values is a new array (xm_free). */
+xmoe_status xm_gguf_get_f32s(const xm_gguf *file, const char *key, float **values, size_t *count,
+                             bool *found, xmoe_error *error);
 /* Arrays of i32/u32: *values is a new array (xm_free). */
 xmoe_status xm_gguf_get_i32s(const xm_gguf *file, const char *key, int32_t **values, size_t *count,
                              bool *found, xmoe_error *error);
@@ -92,6 +95,8 @@ void xm_gguf_writer_bool(xm_gguf_writer *writer, const char *key, bool value);
 void xm_gguf_writer_string(xm_gguf_writer *writer, const char *key, const char *value);
 void xm_gguf_writer_strings(xm_gguf_writer *writer, const char *key, const xm_string *strings,
                             size_t count);
+void xm_gguf_writer_f32s(xm_gguf_writer *writer, const char *key, const float *values,
+                         size_t count);
 void xm_gguf_writer_i32s(xm_gguf_writer *writer, const char *key, const int32_t *values,
                          size_t count);
 /* Copies every key of a file, but not those in skip (NULL-terminated list, may be NULL), nor those

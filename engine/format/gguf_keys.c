@@ -170,3 +170,22 @@ xmoe_status xm_gguf_get_i32s(const xm_gguf *file, const char *name, int32_t **va
     *count = (size_t)key->count;
     return XMOE_OK;
 }
+
+xmoe_status xm_gguf_get_f32s(const xm_gguf *file, const char *name, float **values, size_t *count,
+                             bool *found, xmoe_error *error)
+{
+    const xm_gguf_key *key;
+    xmoe_status status = look_up(file, name, &key, found, error);
+    if (key == NULL)
+        return status;
+    if (key->type != XM_GGUF_ARRAY || key->element != XM_GGUF_F32)
+        return fail_type(file, key, "array of f32", error);
+    float *list = xm_calloc((size_t)key->count, sizeof *list);
+    if (list == NULL)
+        return xm_fail_memory(error, name, (size_t)key->count * sizeof *list);
+    if (key->count > 0)
+        memcpy(list, key->value, (size_t)key->count * sizeof *list);
+    *values = list;
+    *count = (size_t)key->count;
+    return XMOE_OK;
+}

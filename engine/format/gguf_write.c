@@ -180,6 +180,12 @@ void xm_gguf_writer_strings(xm_gguf_writer *writer, const char *key, const xm_st
         put_string(&writer->keys, strings[i].data, strings[i].length);
 }
 
+void xm_gguf_writer_f32s(xm_gguf_writer *writer, const char *key, const float *values, size_t count)
+{
+    start_array(writer, key, XM_GGUF_F32, count);
+    xm_buffer_append(&writer->keys, values, count * sizeof *values);
+}
+
 void xm_gguf_writer_i32s(xm_gguf_writer *writer, const char *key, const int32_t *values,
                          size_t count)
 {

@@ -1,51 +1,16 @@
 /*
- * split.c - the GPT-2 split by PCRE2 with its JIT. See split.h.
- *
- * The pattern of GPT-2 (Radford et al. 2019) is
- *
- *   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
- *
- * Here \s is spelled out as Unicode's White_Space (PCRE2's \s has U+180E too), and letters and
- * numbers that Unicode 15 to 16 added are named, so that an older PCRE2 (10.42 knows Unicode 14)
- * cuts as Hugging Face's tokenizers do. Every character belongs to one alternative and none
- * backtracks by more than one character, so the time is linear in the text, whatever it holds.
+ * split.c - splits a text by PCRE2 with its JIT, stage by stage. See split.h; the patterns are in
+ * split_rules.c.
  */
 #include "format/split.h"
 
 #include "base/memory.h"
-#include "format/tokenizer.h"
+#include "format/split_rules.h"
 #include "format/utf8.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 #include <string.h>
-
-#define SPACE                                                                                      \
-    "\\x09-\\x0d\\x20\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}"        \
-    "\\x{205f}\\x{3000}"
-
-/* General categories L and N of Unicode 16 minus those of Unicode 14. */
-#define NEW_LETTERS                                                                                \
-    "\\x{1c89}-\\x{1c8a}\\x{a7cb}-\\x{a7cd}\\x{a7da}-\\x{a7dc}\\x{105c0}-\\x{105f3}"               \
-    "\\x{10d4a}-\\x{10d65}\\x{10d6f}-\\x{10d85}\\x{10ec2}-\\x{10ec4}\\x{1123f}-\\x{11240}"         \
-    "\\x{11380}-\\x{11389}\\x{1138b}\\x{1138e}\\x{11390}-\\x{113b5}\\x{113b7}\\x{113d1}"           \
-    "\\x{113d3}\\x{11bc0}-\\x{11be0}\\x{11f02}\\x{11f04}-\\x{11f10}\\x{11f12}-\\x{11f33}"          \
-    "\\x{1342f}\\x{13441}-\\x{13446}\\x{13460}-\\x{143fa}\\x{16100}-\\x{1611d}"                    \
-    "\\x{16d40}-\\x{16d6c}\\x{18cff}\\x{1b132}\\x{1b155}\\x{1df25}-\\x{1df2a}"                     \
-    "\\x{1e030}-\\x{1e06d}\\x{1e4d0}-\\x{1e4eb}\\x{1e5d0}-\\x{1e5ed}\\x{1e5f0}\\x{2b739}"          \
-    "\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{323af}"
-
-#define NEW_NUMBERS                                                                                \
-    "\\x{10d40}-\\x{10d49}\\x{116d0}-\\x{116e3}\\x{11bf0}-\\x{11bf9}\\x{11f50}-\\x{11f59}"         \
-    "\\x{16130}-\\x{16139}\\x{16d70}-\\x{16d79}\\x{1ccf0}-\\x{1ccf9}\\x{1d2c0}-\\x{1d2d3}"         \
-    "\\x{1e4f0}-\\x{1e4f9}\\x{1e5f1}-\\x{1e5fa}"
-
-#define LETTER "\\p{L}" NEW_LETTERS
-#define NUMBER "\\p{N}" NEW_NUMBERS
-
-const char xm_gpt2_split_pattern[] =
-    "'s|'t|'re|'ve|'m|'ll|'d| ?[" LETTER "]+| ?[" NUMBER "]+| ?[^" SPACE LETTER NUMBER "]+|"
-    "[" SPACE "]+(?![^" SPACE "])|[" SPACE "]+";
 
 enum {
     JIT_STACK_START = 32 * 1024, /* bytes */
@@ -56,9 +21,10 @@ enum {
 };
 
 struct xm_splitter {
+    const xm_split_rule *rule;
     pcre2_general_context *memory;
     pcre2_match_context *limits;
-    pcre2_code *code;
+    pcre2_code *codes[XM_SPLIT_STAGES]; /* NULL: no further stage */
     bool jit;
 };
 
@@ -74,36 +40,54 @@ static void release(void *memory, void *context)
     xm_free(memory);
 }
 
-xmoe_status xm_splitter_create(xm_splitter **splitter_out, xmoe_error *error)
+static xmoe_status compile_stage(xm_splitter *splitter, int stage, pcre2_compile_context *context,
+                                 xmoe_error *error)
+{
+    const xm_split_stage *source = &splitter->rule->stages[stage];
+    uint32_t options = PCRE2_UTF | PCRE2_UCP | (source->covers ? PCRE2_ANCHORED : 0);
+    int problem = PCRE2_ERROR_NOMEMORY;
+    PCRE2_SIZE offset = 0;
+    splitter->codes[stage] = pcre2_compile((PCRE2_SPTR)source->pattern, PCRE2_ZERO_TERMINATED,
+                                           options, &problem, &offset, context);
+    if (splitter->codes[stage] != NULL) {
+        /* Machines that forbid executable memory run the same patterns interpreted. */
+        if (pcre2_jit_compile(splitter->codes[stage], PCRE2_JIT_COMPLETE) != 0)
+            splitter->jit = false;
+        return XMOE_OK;
+    }
+    if (problem == PCRE2_ERROR_HEAP_FAILED || problem == PCRE2_ERROR_NOMEMORY)
+        return xm_fail_memory(error, "text splitter", strlen(source->pattern));
+    return xm_fail(error, XMOE_ERROR_INTERNAL, "PCRE2 refuses a split pattern (error %d)", problem);
+}
+
+xmoe_status xm_splitter_create(const xm_split_rule *rule, xm_splitter **splitter_out,
+                               xmoe_error *error)
 {
     *splitter_out = NULL;
     xm_splitter *splitter = xm_calloc(1, sizeof *splitter);
     if (splitter == NULL)
         return xm_fail_memory(error, "text splitter", sizeof *splitter);
-    int problem = PCRE2_ERROR_NOMEMORY;
-    PCRE2_SIZE offset = 0;
+    splitter->rule = rule;
+    splitter->jit = true;
     splitter->memory = pcre2_general_context_create(allocate, release, NULL);
     if (splitter->memory != NULL)
         splitter->limits = pcre2_match_context_create(splitter->memory);
     pcre2_compile_context *context =
         splitter->memory != NULL ? pcre2_compile_context_create(splitter->memory) : NULL;
-    if (splitter->limits != NULL && context != NULL) {
+    xmoe_status status = XMOE_OK;
+    if (splitter->limits == NULL || context == NULL) {
+        status = xm_fail_memory(error, "text splitter", sizeof *splitter);
+    } else {
         pcre2_set_match_limit(splitter->limits, MATCH_LIMIT);
         pcre2_set_heap_limit(splitter->limits, HEAP_LIMIT);
-        splitter->code =
-            pcre2_compile((PCRE2_SPTR)xm_gpt2_split_pattern, PCRE2_ZERO_TERMINATED,
-                          PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED, &problem, &offset, context);
     }
+    for (int i = 0; status == XMOE_OK && i < XM_SPLIT_STAGES && rule->stages[i].pattern; i++)
+        status = compile_stage(splitter, i, context, error);
     pcre2_compile_context_free(context);
-    if (splitter->code == NULL) {
+    if (status != XMOE_OK) {
         xm_splitter_free(splitter);
-        if (problem == PCRE2_ERROR_HEAP_FAILED || problem == PCRE2_ERROR_NOMEMORY)
-            return xm_fail_memory(error, "text splitter", sizeof xm_gpt2_split_pattern);
-        return xm_fail(error, XMOE_ERROR_INTERNAL, "PCRE2 refuses the split pattern (error %d)",
-                       problem);
+        return status;
     }
-    /* Machines that forbid executable memory run the same pattern interpreted. */
-    splitter->jit = pcre2_jit_compile(splitter->code, PCRE2_JIT_COMPLETE) == 0;
     *splitter_out = splitter;
     return XMOE_OK;
 }
@@ -112,7 +96,8 @@ void xm_splitter_free(xm_splitter *splitter)
 {
     if (splitter == NULL)
         return;
-    pcre2_code_free(splitter->code);
+    for (int i = 0; i < XM_SPLIT_STAGES; i++)
+        pcre2_code_free(splitter->codes[i]);
     pcre2_match_context_free(splitter->limits);
     pcre2_general_context_free(splitter->memory);
     xm_free(splitter);
@@ -151,7 +136,8 @@ static bool is_ascii_letter(char byte)
     return (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z');
 }
 
-/* Shortcut for " ?\p{L}+" where all is ASCII: most of most texts. 0: the pattern must decide. */
+/* Shortcut for letters with a space before or none where all is ASCII: most of most texts. 0: the
+ * pattern must decide. */
 static size_t ascii_word(const char *text, size_t length)
 {
     size_t i = text[0] == ' ' ? 1 : 0;
@@ -162,23 +148,68 @@ static size_t ascii_word(const char *text, size_t length)
     return i > start && decided ? i : 0;
 }
 
-/* Length of the piece at start, 0 on failure (*problem is PCRE2's number). */
-static size_t next_piece(const xm_splitter *splitter, pcre2_match_context *context,
-                         pcre2_match_data *match, const char *text, size_t start, size_t length,
-                         int *problem)
+/* A text being split. */
+typedef struct {
+    const xm_splitter *splitter;
+    pcre2_match_context *limits;
+    pcre2_match_data *match;
+    const char *text, *valid; /* as given, and with stand-ins (may be the same) */
+    xm_piece_fn each;
+    void *context;
+    xmoe_error *error;
+} splitting;
+
+/* The first match of a stage in [*first, end): from *first to *last. Without one, both are end. */
+static xmoe_status find_match(const splitting *job, int stage, size_t start, size_t *first,
+                              size_t *last, size_t end)
 {
-    size_t word = ascii_word(text + start, length - start);
-    if (word > 0)
-        return word;
-    PCRE2_SPTR subject = (PCRE2_SPTR)text;
-    *problem = splitter->jit ? pcre2_jit_match(splitter->code, subject, length, start,
-                                               PCRE2_NO_UTF_CHECK, match, context)
-                             : pcre2_match(splitter->code, subject, length, start,
-                                           PCRE2_NO_UTF_CHECK, match, context);
-    if (*problem <= 0)
-        return 0;
-    const PCRE2_SIZE *ends = pcre2_get_ovector_pointer(match);
-    return ends[1] - start;
+    const xm_splitter *splitter = job->splitter;
+    PCRE2_SPTR subject = (PCRE2_SPTR)job->valid + start;
+    size_t length = end - start, from = *first - start;
+    int problem = splitter->jit ? pcre2_jit_match(splitter->codes[stage], subject, length, from,
+                                                  PCRE2_NO_UTF_CHECK, job->match, job->limits)
+                                : pcre2_match(splitter->codes[stage], subject, length, from,
+                                              PCRE2_NO_UTF_CHECK, job->match, job->limits);
+    const PCRE2_SIZE *range = pcre2_get_ovector_pointer(job->match);
+    bool covers = splitter->rule->stages[stage].covers;
+    *last = end;
+    if (problem > 0 && range[1] > range[0]) {
+        *first = start + range[0];
+        *last = start + range[1];
+    } else if (problem == PCRE2_ERROR_NOMATCH && !covers) {
+        *first = end;
+    } else {
+        return problem == PCRE2_ERROR_NOMEMORY
+                   ? xm_fail_memory(job->error, "splitting a text", length)
+                   : xm_fail(job->error, XMOE_ERROR_INTERNAL,
+                             "PCRE2 cannot split a text (error %d)", problem);
+    }
+    return XMOE_OK;
+}
+
+/* Gives [start, end) to the stage, whose pieces go to the next one. */
+static xmoe_status split_stage(const splitting *job, int stage, size_t start, size_t end)
+{
+    const xm_splitter *splitter = job->splitter;
+    if (stage == XM_SPLIT_STAGES || splitter->codes[stage] == NULL)
+        return job->each(job->context, job->text + start, end - start);
+    bool last_stage = stage + 1 == XM_SPLIT_STAGES || splitter->codes[stage + 1] == NULL;
+    xmoe_status status = XMOE_OK;
+    for (size_t at = start; at < end && status == XMOE_OK;) {
+        size_t first = at, last = end, word = 0;
+        if (last_stage && splitter->rule->ascii_words)
+            word = ascii_word(job->valid + at, end - at);
+        if (word > 0)
+            last = at + word;
+        else
+            status = find_match(job, stage, start, &first, &last, end);
+        if (status == XMOE_OK && first > at)
+            status = split_stage(job, stage + 1, at, first);
+        if (status == XMOE_OK && last > first)
+            status = split_stage(job, stage + 1, first, last);
+        at = last;
+    }
+    return status;
 }
 
 xmoe_status xm_split(const xm_splitter *splitter, const char *text, size_t length, xm_piece_fn each,
@@ -197,25 +228,19 @@ xmoe_status xm_split(const xm_splitter *splitter, const char *text, size_t lengt
     if (limits == NULL || match == NULL || (splitter->jit && stack == NULL) ||
         (invalid < length && copy == NULL)) {
         status = xm_fail_memory(error, "splitting a text", length);
-        goto done;
+    } else {
+        if (splitter->jit)
+            pcre2_jit_stack_assign(limits, NULL, stack);
+        splitting job = {.splitter = splitter,
+                         .limits = limits,
+                         .match = match,
+                         .text = text,
+                         .valid = copy != NULL ? copy : text,
+                         .each = each,
+                         .context = context,
+                         .error = error};
+        status = split_stage(&job, 0, 0, length);
     }
-    if (splitter->jit)
-        pcre2_jit_stack_assign(limits, NULL, stack);
-    for (size_t start = 0; start < length && status == XMOE_OK;) {
-        int problem = 0;
-        size_t piece = next_piece(splitter, limits, match, copy != NULL ? copy : text, start,
-                                  length, &problem);
-        if (piece == 0) {
-            status = problem == PCRE2_ERROR_NOMEMORY
-                         ? xm_fail_memory(error, "splitting a text", length)
-                         : xm_fail(error, XMOE_ERROR_INTERNAL,
-                                   "PCRE2 cannot split a text (error %d)", problem);
-            break;
-        }
-        status = each(context, text + start, piece);
-        start += piece;
-    }
-done:
     pcre2_match_context_free(limits);
     pcre2_match_data_free(match);
     pcre2_jit_stack_free(stack);

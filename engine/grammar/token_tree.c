@@ -34,11 +34,6 @@ static xm_string bytes_of(const xm_tokenizer *tokenizer, int32_t token)
     return bytes;
 }
 
-static bool is_end(const xm_tokenizer *tokenizer, int32_t token)
-{
-    return token == xm_tokenizer_eos(tokenizer);
-}
-
 static size_t common(xm_string a, xm_string b)
 {
     size_t n = 0;
@@ -85,11 +80,11 @@ static size_t sort_tokens(xm_token_tree *v, entry *entries, entry *specials)
     for (int32_t t = 0; t < v->size; t++) {
         entry e = {bytes_of(v->tokenizer, t), t};
         v->same[t] = -1;
-        if (is_end(v->tokenizer, t))
+        if (xm_tokenizer_is_end(v->tokenizer, t))
             v->ends[v->end_count++] = t;
         else if (xm_tokenizer_is_special(v->tokenizer, t))
             specials[v->special_count++] = e;
-        else if (e.bytes.length > 0)
+        else if (e.bytes.length > 0 && xm_tokenizer_is_text(v->tokenizer, t))
             entries[count++] = e;
         if ((size_t)v->depth < e.bytes.length)
             v->depth = (int32_t)e.bytes.length;

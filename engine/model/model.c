@@ -154,6 +154,9 @@ static xmoe_status load_tokenizer(xmoe_model *model, xmoe_error *error)
     model->info.vocabulary_size = xm_tokenizer_size(model->tokenizer);
     model->info.bos_token = xm_tokenizer_bos(model->tokenizer);
     model->info.eos_token = xm_tokenizer_eos(model->tokenizer);
+    model->info.add_bos = xm_tokenizer_adds_bos(model->tokenizer);
+    model->info.add_eos = xm_tokenizer_adds_eos(model->tokenizer);
+    model->info.add_space = xm_tokenizer_adds_space(model->tokenizer);
     status = xm_infill_read(model->file, model->info.vocabulary_size, &model->info.infill, error);
     if (status != XMOE_OK)
         return status;

@@ -113,9 +113,11 @@ bool xmoe_model_layer_is_moe(const xmoe_model *model, int32_t layer)
 /* --- tokens ----------------------------------------------------------------------------------- */
 
 xmoe_status xmoe_tokenize(const xmoe_model *model, const char *text, size_t length,
-                          bool parse_special, int32_t **tokens, size_t *count, xmoe_error *error)
+                          bool add_special, bool parse_special, int32_t **tokens, size_t *count,
+                          xmoe_error *error)
 {
-    return xm_tokenizer_encode(model->tokenizer, text, length, parse_special, tokens, count, error);
+    return xm_tokenizer_encode(model->tokenizer, text, length, add_special, parse_special, tokens,
+                               count, error);
 }
 
 xmoe_status xmoe_tokenize_marked(const xmoe_model *model, const char *text, const char *marks,
@@ -127,6 +129,11 @@ xmoe_status xmoe_tokenize_marked(const xmoe_model *model, const char *text, cons
 const char *xmoe_token_bytes(const xmoe_model *model, int32_t token, size_t *length)
 {
     return xm_tokenizer_bytes(model->tokenizer, token, length);
+}
+
+bool xmoe_token_is_end(const xmoe_model *model, int32_t token)
+{
+    return xm_tokenizer_is_end(model->tokenizer, token);
 }
 
 bool xmoe_token_is_special(const xmoe_model *model, int32_t token)

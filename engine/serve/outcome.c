@@ -103,7 +103,7 @@ static xmoe_finish take_token(const xm_scheduler *s, xm_sequence *sequence, int3
     const xm_request *request = sequence->request;
     if (!xm_sequence_push(sequence, token))
         return XMOE_FINISH_ERROR;
-    if (token == s->info->eos_token) { /* its text is never shown */
+    if (xmoe_token_is_end(s->options.model, token)) { /* its text is never shown */
         if (!request->params.ignore_eos)
             return XMOE_FINISH_STOP;
     } else {

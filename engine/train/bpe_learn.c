@@ -330,7 +330,7 @@ xmoe_status xm_bpe_learner_create(xm_bpe_learner **learner_out, xmoe_error *erro
     xm_bpe_learner *learner = xm_calloc(1, sizeof *learner);
     if (learner == NULL)
         return xm_fail_memory(error, "vocabulary learner", sizeof *learner);
-    xmoe_status status = xm_splitter_create(&learner->splitter, error);
+    xmoe_status status = xm_splitter_create(xm_split_gpt2(), &learner->splitter, error);
     if (status != XMOE_OK) {
         xm_bpe_learner_free(learner);
         return status;

@@ -109,7 +109,7 @@ static void encode_task(void *context, int32_t task, int32_t thread)
         size_t length = xm_document_length(job->text + at, part->end - at, &next);
         int32_t *tokens = NULL;
         xmoe_status status = xm_tokenizer_encode(job->tokenizer, job->text + at, length, false,
-                                                 &tokens, &count, &part->error);
+                                                 false, &tokens, &count, &part->error);
         if (status == XMOE_OK)
             status = append_tokens(part, tokens, count);
         xm_free(tokens);

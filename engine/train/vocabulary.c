@@ -198,10 +198,18 @@ xmoe_status xm_vocabulary_tokenizer(const xm_vocabulary *vocabulary, xm_tokenize
     *tokenizer = NULL;
     xm_vocabulary_strings strings;
     xmoe_status status = xm_vocabulary_make_strings(vocabulary, &strings, error);
+    const xm_tokenizer_source source = {
+        .split = xm_split_gpt2(),
+        .tokens = strings.tokens,
+        .types = strings.types,
+        .token_count = (size_t)xm_vocabulary_size(vocabulary),
+        .merges = strings.merges,
+        .merge_count = (size_t)vocabulary->merge_count,
+        .bos = XM_END_OF_TEXT,
+        .eos = XM_END_OF_TEXT,
+    };
     if (status == XMOE_OK)
-        status = xm_tokenizer_create(
-            strings.tokens, strings.types, (size_t)xm_vocabulary_size(vocabulary), strings.merges,
-            (size_t)vocabulary->merge_count, XM_END_OF_TEXT, XM_END_OF_TEXT, tokenizer, error);
+        status = xm_tokenizer_create(&source, tokenizer, error);
     xm_vocabulary_strings_free(&strings);
     return status;
 }
