@@ -246,21 +246,11 @@ static int32_t find_special(const xm_tokenizer *tokenizer, const char *text)
 static xmoe_status mark_ends(xm_tokenizer *tokenizer, const xm_tokenizer_source *source,
                              xmoe_error *error)
 {
+    static const char deepseek_end[] = "<\xef\xbd\x9c"
+                                       "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>";
     static const char *const known[] = {
-        "<|endoftext|>",
-        "<|end_of_text|>",
-        "<|im_end|>",
-        "<|eot_id|>",
-        "<|eom_id|>",
-        "<|end|>",
-        "<end_of_turn>",
-        "<|return|>",
-        "<|call|>",
-        "</s>",
-        "<EOT>",
-        "<\xef\xbd\x9c"
-        "end\xe2\x96\x81of"
-        "\xe2\x96\x81sentence\xef\xbd\x9c>",
+        "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>",
+        "<end_of_turn>", "<|return|>",      "<|call|>",   "</s>",       "<EOT>",      deepseek_end,
     };
     for (size_t i = 0; i < source->more_end_count; i++) {
         xmoe_status status =
