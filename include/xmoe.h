@@ -411,6 +411,7 @@ typedef struct {
     bool prompt_logprobs;
     bool cache_prompt; /* default true; false: neither reads nor feeds the prefix cache */
     bool ignore_eos;
+    bool special_text; /* special tokens that are generated give their text; default: none */
     bool expert_usage;
     bool routed_experts;
     bool return_progress;

@@ -194,13 +194,17 @@ static bool read_extras(const cJSON *body, xm_generate_params *params, xm_proble
 {
     xmoe_request_params *engine = &params->engine;
     const char *user = NULL;
-    return xm_json_read_bool(body, "expert_usage", &engine->expert_usage, problem) &&
-           xm_json_read_bool(body, "routed_experts", &engine->routed_experts, problem) &&
-           xm_json_read_bool(body, "cache_prompt", &engine->cache_prompt, problem) &&
-           xm_json_read_bool(body, "ignore_eos", &engine->ignore_eos, problem) &&
-           xm_json_read_bool(body, "return_progress", &engine->return_progress, problem) &&
-           xm_json_read_bool(body, "timings_per_token", &params->timings_per_token, problem) &&
-           xm_json_read_string(body, "user", &user, problem);
+    bool skip_special = true;
+    bool good = xm_json_read_bool(body, "expert_usage", &engine->expert_usage, problem) &&
+                xm_json_read_bool(body, "routed_experts", &engine->routed_experts, problem) &&
+                xm_json_read_bool(body, "cache_prompt", &engine->cache_prompt, problem) &&
+                xm_json_read_bool(body, "ignore_eos", &engine->ignore_eos, problem) &&
+                xm_json_read_bool(body, "skip_special_tokens", &skip_special, problem) &&
+                xm_json_read_bool(body, "return_progress", &engine->return_progress, problem) &&
+                xm_json_read_bool(body, "timings_per_token", &params->timings_per_token, problem) &&
+                xm_json_read_string(body, "user", &user, problem);
+    engine->special_text = !skip_special;
+    return good;
 }
 
 /* The routing is fixed here even where the request brings none, so that the answer can say which it

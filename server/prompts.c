@@ -132,6 +132,9 @@ static bool read_calls(const xmoe_model *model, const xm_tool_choice *choice, co
         .thinks = format->thinks,
         .begins_thinking = format->thinks && ends_with(prompt, "<think>"),
     };
+    /* Their markers may be special tokens. */
+    if (choice->tools || format->thinks || format->form->style == XM_TOOL_CHANNELS)
+        params->engine.special_text = true;
     if (!choice->tools)
         return true;
     bool good = xm_tool_grammar(model, format->form, choice, format->thinks,

@@ -109,6 +109,8 @@ static xmoe_finish take_token(const xm_scheduler *s, xm_sequence *sequence, int3
     } else {
         size_t length;
         const char *bytes = xmoe_token_bytes(s->options.model, token, &length);
+        if (!request->params.special_text && xmoe_token_is_special(s->options.model, token))
+            length = 0;
         bool stopped = xm_text_stream_push(&sequence->text, bytes, length, &request->stops);
         if (sequence->text.text.failed)
             return XMOE_FINISH_ERROR;
