@@ -138,33 +138,96 @@ static void a_row_of_nan_still_gets_an_expert(void **state)
 
 /* --- against a plain sort --------------------------------------------------------------------- */
 
-static int32_t route_by_sorting(const xmoe_router *router, const float *p, int32_t experts,
-                                uint16_t *order, float *weights)
+/* What ranks an expert. */
+static float key_of(const xm_gate_rules *rules, const float *p, int32_t e)
 {
+    return rules->selection_bias != NULL ? p[e] + rules->selection_bias[e] : p[e];
+}
+
+/* What a group is worth: its best key, or the sum of its two best. */
+static float worth_of(const xm_gate_rules *rules, const float *p, int32_t first, int32_t size)
+{
+    float best = -INFINITY, sum = -INFINITY;
+    for (int32_t i = first; i < first + size; i++) {
+        float key = key_of(rules, p, i);
+        best = key > best ? key : best;
+        for (int32_t j = i + 1; j < first + size; j++)
+            sum = key + key_of(rules, p, j) > sum ? key + key_of(rules, p, j) : sum;
+    }
+    return rules->group_by_top_two ? sum : best;
+}
+
+/* True if fewer than groups_used groups are better: of equal worth, the one before is. */
+static bool is_allowed(const xm_gate_rules *rules, const float *p, int32_t experts, int32_t e)
+{
+    if (rules->groups == 0)
+        return true;
+    int32_t size = experts / rules->groups, own = e / size, better = 0;
+    float worth = worth_of(rules, p, own * size, size);
+    for (int32_t g = 0; g < rules->groups; g++) {
+        float other = worth_of(rules, p, g * size, size);
+        better += other > worth || (other == worth && g < own);
+    }
+    return better < rules->groups_used;
+}
+
+static int32_t sort_allowed(const xm_gate_rules *rules, const float *p, int32_t experts,
+                            uint16_t *order)
+{
+    int32_t count = 0;
     for (int32_t i = 0; i < experts; i++) { /* insertion sort: stable */
-        int32_t at = i;
-        for (; at > 0 && p[order[at - 1]] < p[i]; at--)
+        if (!is_allowed(rules, p, experts, i))
+            continue;
+        int32_t at = count++;
+        for (; at > 0 && key_of(rules, p, order[at - 1]) < key_of(rules, p, i); at--)
             order[at] = order[at - 1];
         order[at] = (uint16_t)i;
     }
-    int32_t count = experts;
+    return count;
+}
+
+static int32_t count_by_threshold(float threshold, int32_t ranks, float total, const float *p,
+                                  const uint16_t *order)
+{
+    float before = 0.0f;
+    int32_t count = 0;
+    if (threshold >= 1.0f)
+        return ranks;
+    for (; count < ranks && before < threshold; count++)
+        before += total == 0.0f ? p[order[count]] : p[order[count]] / total;
+    return count;
+}
+
+static int32_t route_by_sorting(const xmoe_router *router, const xm_gate_rules *rules,
+                                const float *p, int32_t experts, uint16_t *order, float *weights)
+{
+    int32_t allowed = sort_allowed(rules, p, experts, order), count = allowed;
     if (router->type == XMOE_ROUTER_TOP_K)
-        count = router->top_k;
-    if (router->type == XMOE_ROUTER_THRESHOLD && router->threshold < 1.0f) {
-        float before = 0.0f;
-        for (count = 0; count < experts && before < router->threshold; count++)
-            before += p[order[count]];
+        count = router->top_k < allowed ? router->top_k : allowed;
+    if (router->type == XMOE_ROUTER_THRESHOLD && rules->trained_top_k == 0)
+        count = count_by_threshold(router->threshold, allowed, 0.0f, p, order);
+    if (router->type == XMOE_ROUTER_THRESHOLD && rules->trained_top_k > 0) {
+        int32_t ranks = rules->trained_top_k;
+        float total = 0.0f;
+        if (router->max_experts > ranks)
+            ranks = router->max_experts;
+        if (ranks > allowed)
+            ranks = allowed;
+        for (int32_t i = 0; i < ranks; i++)
+            total += p[order[i]];
+        count = count_by_threshold(router->threshold, ranks, total, p, order);
     }
-    count = count > experts ? experts : count;
-    if (count < router->min_experts)
-        count = router->min_experts;
+    int32_t floor = router->min_experts < allowed ? router->min_experts : allowed;
+    if (count < floor)
+        count = floor;
     if (router->max_experts > 0 && count > router->max_experts)
         count = router->max_experts;
     float sum = 0.0f;
     for (int32_t i = 0; i < count; i++)
         sum += p[order[i]];
+    sum += rules->normalize_epsilon;
     for (int32_t i = 0; i < count; i++)
-        weights[i] = router->normalize ? p[order[i]] / sum : p[order[i]];
+        weights[i] = (router->normalize ? p[order[i]] / sum : p[order[i]]) * rules->weight_scale;
     return count;
 }
 
@@ -201,23 +264,98 @@ static xmoe_router random_router(uint64_t seed, int32_t experts)
     return router;
 }
 
+/* bias: room for the selection bias. */
+static xm_gate_rules random_rules(uint64_t seed, int32_t experts, float *bias)
+{
+    uint64_t bits = xm_random_bits(seed, 3, 0);
+    xm_gate_rules rules = {.weight_scale = bits % 2 != 0 ? 2.5f : 1.0f};
+    if ((bits >> 1) % 2 != 0)
+        rules.trained_top_k = 1 + (int32_t)((bits >> 8) % (uint64_t)experts);
+    if ((bits >> 2) % 2 != 0)
+        rules.normalize_epsilon = 1e-20f;
+    for (int32_t e = 0; e < experts; e++)
+        bias[e] = 0.2f * (float)xm_random_normal(seed, 4, (uint64_t)e);
+    if ((bits >> 3) % 2 != 0)
+        rules.selection_bias = bias;
+    if ((bits >> 4) % 2 != 0 && experts % 8 == 0) {
+        rules.groups = 4;
+        rules.groups_used = 1 + (int32_t)((bits >> 32) % 4);
+        rules.group_by_top_two = (bits >> 5) % 2 != 0;
+    }
+    return rules;
+}
+
 static void equals_a_plain_sort(void **state)
 {
     (void)state;
     static const int32_t sizes[] = {1, 2, 3, 7, 8, 64, 100, 255, 1024};
     static float p[XM_MAX_EXPERTS], weights[XM_MAX_EXPERTS], expected_weights[XM_MAX_EXPERTS];
+    static float bias[XM_MAX_EXPERTS];
     static uint16_t chosen[XM_MAX_EXPERTS], expected[XM_MAX_EXPERTS];
-    for (uint64_t seed = 0; seed < 4000; seed++) {
+    for (uint64_t seed = 0; seed < 6000; seed++) {
         int32_t experts = sizes[seed % 9];
         xmoe_router router = random_router(seed, experts);
-        if (experts == 1024 && seed % 4 != 0) /* the plain sort is slow */
+        xm_gate_rules rules = seed % 3 == 0 ? plain_rules : random_rules(seed, experts, bias);
+        if (experts > 200 && seed % 4 != 0) /* the plain sort is slow */
             continue;
+        if (experts == 1024)
+            rules.groups = 0; /* and plain groups slower */
         random_row(seed, experts, seed % 5 == 0, p);
-        int32_t count = route_by_sorting(&router, p, experts, expected, expected_weights);
-        assert_int_equal(xm_route(&router, &plain_rules, p, experts, chosen, weights), count);
+        int32_t count = route_by_sorting(&router, &rules, p, experts, expected, expected_weights);
+        assert_int_equal(xm_route(&router, &rules, p, experts, chosen, weights), count);
         assert_memory_equal(chosen, expected, (size_t)count * sizeof *chosen);
         assert_memory_equal(weights, expected_weights, (size_t)count * sizeof *weights);
     }
+}
+
+/* Scores of by_hand in order: 0.5, 0.25, 0.125, 0.0625, 0.0625. */
+static void dial_starts_from_trained_top_k(void **state)
+{
+    (void)state;
+    static const struct {
+        int32_t trained, most;
+        float threshold;
+        int32_t count;
+    } cases[] = {
+        {2, 0, 1.0f, 2},  {2, 0, 0.6f, 1},  {2, 0, 0.7f, 2},  /* 0.667, 0.333 */
+        {3, 0, 1.0f, 3},  {3, 0, 0.57f, 1}, {3, 0, 0.58f, 2}, /* 0.571, 0.286, 0.143 */
+        {3, 0, 0.86f, 3}, {3, 2, 1.0f, 2},  {3, 4, 1.0f, 4},  {3, 4, 0.94f, 4},
+        {3, 4, 0.93f, 3}, {3, 9, 1.0f, 5},  {1, 0, 0.01f, 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        xmoe_router router = {.type = XMOE_ROUTER_THRESHOLD,
+                              .threshold = cases[i].threshold,
+                              .min_experts = 1,
+                              .max_experts = cases[i].most};
+        xm_gate_rules rules = {.weight_scale = 1.0f, .trained_top_k = cases[i].trained};
+        uint16_t chosen[5];
+        float weights[5];
+        assert_int_equal(xm_route(&router, &rules, by_hand, 5, chosen, weights), cases[i].count);
+        assert_memory_equal(chosen, in_order, (size_t)cases[i].count * sizeof *chosen);
+    }
+}
+
+/* Phi-3.5-MoE: an expert's weight counts only those whose logit is within 2 % of its own. */
+static void sparse_mixer_by_hand(void **state)
+{
+    (void)state;
+    const xm_gate_rules rules = {
+        .score = XM_SCORE_SPARSE_MIXER, .trained_top_k = 2, .weight_scale = 1.0f};
+    const xmoe_router router = {.type = XMOE_ROUTER_TOP_K, .top_k = 2, .min_experts = 1};
+    const float apart[4] = {1.0f, 3.0f, 2.0f, -5.0f};
+    const float close[4] = {2.98f, 3.0f, 2.97f, 0.0f};
+    uint16_t chosen[4];
+    float weights[4];
+    assert_int_equal(xm_route(&router, &rules, apart, 4, chosen, weights), 2);
+    assert_int_equal(chosen[0], 1);
+    assert_int_equal(chosen[1], 2);
+    assert_float_equal(weights[0], 1.0f, 0.0f);
+    assert_float_equal(weights[1], 1.0f, 0.0f);
+    assert_int_equal(xm_route(&router, &rules, close, 4, chosen, weights), 2);
+    assert_int_equal(chosen[0], 1);
+    assert_int_equal(chosen[1], 0);
+    assert_float_equal(weights[0], (float)(1.0 / (1.0 + exp(-0.02) + exp(-0.03))), 1e-6);
+    assert_float_equal(weights[1], (float)(1.0 / (1.0 + exp(-0.01))), 1e-6); /* the first is out */
 }
 
 int main(void)
@@ -232,6 +370,8 @@ int main(void)
         cmocka_unit_test(odd_values_have_their_place),
         cmocka_unit_test(a_row_of_nan_still_gets_an_expert),
         cmocka_unit_test(equals_a_plain_sort),
+        cmocka_unit_test(dial_starts_from_trained_top_k),
+        cmocka_unit_test(sparse_mixer_by_hand),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
