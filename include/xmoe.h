@@ -78,7 +78,9 @@ typedef enum {
 } xmoe_router_type;
 
 /* The routing of one layer. With p sorted descending (ties to the lower expert), rank r (from 1) is
- * chosen by `threshold` while p_1 + ... + p_{r-1} < threshold; a threshold >= 1 chooses all.
+ * chosen by `threshold` while p_1 + ... + p_{r-1} < threshold; a threshold >= 1 chooses all. On a
+ * model trained with top-k, "all" are its k choices (or max_experts, if that is more), and p are
+ * their scores divided by their sum: threshold 1 is the model as trained, lower ones take a prefix.
  * Floor and cap are applied last, in that order, to every type. */
 typedef struct {
     xmoe_router_type type;
@@ -87,7 +89,8 @@ typedef struct {
     int32_t min_experts; /* floor, 1 to all experts */
     int32_t max_experts; /* cap, not below min_experts; 0: none */
     bool normalize;      /* the weights of those chosen, floor and cap applied, are divided by their
-                            sum; else they are the softmax probabilities */
+                            sum; else they are the scores as they are (softmax of the router's
+                            logits, or what the family has instead) */
 } xmoe_router;
 
 #define XMOE_MAX_LAYERS 256
