@@ -24,6 +24,7 @@ static void write_shape(const xmoe_model_info *info, xm_json *json)
     xm_json_int(json, "layers", info->layer_count);
     xm_json_int(json, "moe_layers", info->moe_layer_count);
     xm_json_int(json, "heads", info->head_count);
+    xm_json_int(json, "kv_heads", info->kv_head_count);
     xm_json_int(json, "head_length", info->head_length);
     xm_json_int(json, "feed_forward_length", info->feed_forward_length);
     xm_json_int(json, "experts", info->expert_count);
