@@ -130,7 +130,8 @@ bool xm_infill_prompt_read(const xmoe_model *model, const xm_settings *settings,
         return no_memory(problem);
     params->prompt_count = 1;
     params->prompts->field = "input_prefix";
-    return add_files(model, body, params->prompts, problem) &&
+    return add_tokens(params->prompts, &info->bos_token, info->add_bos, problem) &&
+           add_files(model, body, params->prompts, problem) &&
            add_part(model, info->infill.prefix, before, params->prompts, problem) &&
            add_part(model, info->infill.suffix, after, params->prompts, problem) &&
            add_part(model, info->infill.middle, begun, params->prompts, problem);
