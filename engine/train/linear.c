@@ -170,11 +170,44 @@ void xm_gelu_backward(xm_pool *pool, const float *x, const float *dy, float *dx,
 }
 
 typedef struct {
+    const float *gate, *up, *dy;
+    float *y, *dgate, *dup;
+    size_t count;
+} swiglu_job;
+
+static void swiglu_task(void *context, int32_t task, int32_t thread)
+{
+    (void)thread;
+    const swiglu_job *job = context;
+    size_t first = (size_t)task * FLAT_TASK;
+    size_t count = job->count - first < FLAT_TASK ? job->count - first : FLAT_TASK;
+    if (job->dy == NULL)
+        xm_row_swiglu(job->y + first, job->gate + first, job->up + first, count);
+    else
+        xm_row_swiglu_backward(job->dgate + first, job->dup + first, job->dy + first,
+                               job->gate + first, job->up + first, 1.0f, count);
+}
+
+void xm_swiglu_forward(xm_pool *pool, const float *gate, const float *up, float *y, size_t count)
+{
+    swiglu_job job = {.gate = gate, .up = up, .y = y, .count = count};
+    xm_pool_run(pool, (int32_t)((count + FLAT_TASK - 1) / FLAT_TASK), swiglu_task, &job);
+}
+
+void xm_swiglu_backward(xm_pool *pool, const float *gate, const float *up, const float *dy,
+                        float *dgate, float *dup, size_t count)
+{
+    swiglu_job job = {.gate = gate, .up = up, .dy = dy, .dgate = dgate, .dup = dup, .count = count};
+    xm_pool_run(pool, (int32_t)((count + FLAT_TASK - 1) / FLAT_TASK), swiglu_task, &job);
+}
+
+typedef struct {
     const float *x, *dy, *weight, *bias;
     float *y, *dx, *statistics_out, *partial;
     const float *statistics;
     float epsilon;
     int32_t rows, width;
+    bool rms; /* backward */
 } norm_job;
 
 static void norm_range(const norm_job *job, int32_t task, size_t *first, size_t *end)
@@ -188,14 +221,19 @@ static void norm_forward_task(void *context, int32_t task, int32_t thread)
     (void)thread;
     const norm_job *job = context;
     size_t width = (size_t)job->width, row, end;
-    for (norm_range(job, task, &row, &end); row < end; row++)
-        xm_row_layer_norm(job->y + row * width, job->x + row * width, job->weight, job->bias,
-                          job->epsilon, &job->statistics_out[2 * row],
-                          &job->statistics_out[2 * row + 1], width);
+    for (norm_range(job, task, &row, &end); row < end; row++) {
+        const float *x = job->x + row * width;
+        float *y = job->y + row * width, *statistics = job->statistics_out + 2 * row;
+        if (job->bias == NULL)
+            xm_row_rms_norm(y, x, job->weight, job->epsilon, &statistics[1], width);
+        else
+            xm_row_layer_norm(y, x, job->weight, job->bias, job->epsilon, &statistics[0],
+                              &statistics[1], width);
+    }
 }
 
-void xm_layer_norm_forward(xm_pool *pool, const float *x, const float *weight, const float *bias,
-                           float epsilon, float *y, float *statistics, int32_t rows, int32_t width)
+void xm_norm_forward(xm_pool *pool, const float *x, const float *weight, const float *bias,
+                     float epsilon, float *y, float *statistics, int32_t rows, int32_t width)
 {
     norm_job job = {.x = x,
                     .weight = weight,
@@ -215,15 +253,21 @@ static void norm_backward_task(void *context, int32_t task, int32_t thread)
     size_t width = (size_t)job->width, row, end;
     float *dweight = job->partial + 2 * (size_t)task * width;
     memset(dweight, 0, 2 * width * sizeof *dweight);
-    for (norm_range(job, task, &row, &end); row < end; row++)
-        xm_row_layer_norm_backward(job->dx + row * width, dweight, dweight + width,
-                                   job->dy + row * width, job->x + row * width, job->weight,
-                                   job->statistics[2 * row], job->statistics[2 * row + 1], width);
+    for (norm_range(job, task, &row, &end); row < end; row++) {
+        float *dx = job->dx + row * width;
+        const float *dy = job->dy + row * width, *x = job->x + row * width;
+        const float *statistics = job->statistics + 2 * row;
+        if (job->rms)
+            xm_row_rms_norm_backward(dx, dweight, dy, x, job->weight, statistics[1], width);
+        else
+            xm_row_layer_norm_backward(dx, dweight, dweight + width, dy, x, job->weight,
+                                       statistics[0], statistics[1], width);
+    }
 }
 
-void xm_layer_norm_backward(xm_pool *pool, const float *dy, const float *x, const float *weight,
-                            const float *statistics, float *dx, float *dweight, float *dbias,
-                            float *partial, int32_t rows, int32_t width)
+void xm_norm_backward(xm_pool *pool, const float *dy, const float *x, const float *weight,
+                      const float *statistics, float *dx, float *dweight, float *dbias,
+                      float *partial, int32_t rows, int32_t width)
 {
     norm_job job = {.dy = dy,
                     .x = x,
@@ -232,11 +276,13 @@ void xm_layer_norm_backward(xm_pool *pool, const float *dy, const float *x, cons
                     .dx = dx,
                     .partial = partial,
                     .rows = rows,
-                    .width = width};
+                    .width = width,
+                    .rms = dbias == NULL};
     xm_pool_run(pool, XM_NORM_CHUNKS, norm_backward_task, &job);
     for (size_t chunk = 0; chunk < XM_NORM_CHUNKS; chunk++) {
         const float *part = partial + 2 * chunk * (size_t)width;
         xm_row_add_scaled(dweight, part, 1.0f, (size_t)width);
-        xm_row_add_scaled(dbias, part + width, 1.0f, (size_t)width);
+        if (dbias != NULL)
+            xm_row_add_scaled(dbias, part + width, 1.0f, (size_t)width);
     }
 }

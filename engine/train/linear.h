@@ -1,5 +1,5 @@
 /*
- * linear.h - matrix products of training over the pool, LayerNorm over rows, and the plain wrappers
+ * linear.h - matrix products of training over the pool, norms over rows, and the plain wrappers
  * of BLAS that the other operations use inside their own tasks.
  *
  * All matrices are row-major; a weight is [out][in] as in GGUF. The split into tasks depends on the
@@ -39,14 +39,20 @@ void xm_linear_backward_weight(xm_pool *pool, const float *dy, const float *x, f
 void xm_gelu_forward(xm_pool *pool, const float *x, float *y, size_t count);
 void xm_gelu_backward(xm_pool *pool, const float *x, const float *dy, float *dx, size_t count);
 
-/* A LayerNorm over rows. statistics: [rows][2], mean and inverse deviation of each row. */
-void xm_layer_norm_forward(xm_pool *pool, const float *x, const float *weight, const float *bias,
-                           float epsilon, float *y, float *statistics, int32_t rows, int32_t width);
+/* SwiGLU, elementwise over count floats; dgate may be dy. */
+void xm_swiglu_forward(xm_pool *pool, const float *gate, const float *up, float *y, size_t count);
+void xm_swiglu_backward(xm_pool *pool, const float *gate, const float *up, const float *dy,
+                        float *dgate, float *dup, size_t count);
+
+/* A LayerNorm over rows or, where bias is NULL, an RMSNorm. statistics: [rows][2], mean (LayerNorm
+ * only) and inverse deviation of each row. */
+void xm_norm_forward(xm_pool *pool, const float *x, const float *weight, const float *bias,
+                     float epsilon, float *y, float *statistics, int32_t rows, int32_t width);
 
 enum { XM_NORM_CHUNKS = 16 };
-/* dx += ...; partial: scratch of XM_NORM_CHUNKS * 2 * width floats. */
-void xm_layer_norm_backward(xm_pool *pool, const float *dy, const float *x, const float *weight,
-                            const float *statistics, float *dx, float *dweight, float *dbias,
-                            float *partial, int32_t rows, int32_t width);
+/* dx += ...; dbias NULL: RMSNorm; partial: scratch of XM_NORM_CHUNKS * 2 * width floats. */
+void xm_norm_backward(xm_pool *pool, const float *dy, const float *x, const float *weight,
+                      const float *statistics, float *dx, float *dweight, float *dbias,
+                      float *partial, int32_t rows, int32_t width);
 
 #endif

@@ -6,6 +6,7 @@
  *     c = W_down^T dy;            dgate = c . a + dy . b_down
  *     dW_down += dy (gate a)^T;   db_down += gate dy
  *     du = gate * c * gelu'(u);   dW_up += du h^T;   db_up += du;   dh += W_up^T du
+ * With SwiGLU, a = silu(v) * u, v = W_gate h: c splits into dv and du, and both go back to h.
  */
 #include "train/moe.h"
 
@@ -49,11 +50,20 @@ static void expert_forward_task(void *context, int32_t task, int32_t thread)
     gather(h, job->h, routes->slot_row + first, (size_t)rows, width);
     xm_gemm_nt(rows, w->hidden, w->width, h, w->width, w->up + e * hidden * width, w->width, 0.0f,
                u, w->hidden);
-    xm_rows_add_bias(u, w->up_bias + e * hidden, (size_t)rows, hidden, hidden);
-    xm_row_gelu(a, u, (size_t)rows * hidden);
+    if (w->up_bias != NULL)
+        xm_rows_add_bias(u, w->up_bias + e * hidden, (size_t)rows, hidden, hidden);
+    if (w->gate != NULL) {
+        float *v = job->layer->gates + first * hidden;
+        xm_gemm_nt(rows, w->hidden, w->width, h, w->width, w->gate + e * hidden * width, w->width,
+                   0.0f, v, w->hidden);
+        xm_row_swiglu(a, v, u, (size_t)rows * hidden);
+    } else {
+        xm_row_gelu(a, u, (size_t)rows * hidden);
+    }
     xm_gemm_nt(rows, w->width, w->hidden, a, w->hidden, w->down + e * width * hidden, w->hidden,
                0.0f, out, w->width);
-    xm_rows_add_bias(out, w->down_bias + e * width, (size_t)rows, width, width);
+    if (w->down_bias != NULL)
+        xm_rows_add_bias(out, w->down_bias + e * width, (size_t)rows, width, width);
 }
 
 static void combine_task(void *context, int32_t task, int32_t thread)
@@ -91,6 +101,37 @@ void xm_train_moe_forward(xm_pool *pool, const xm_train_moe_weights *weights,
     xm_pool_run(pool, (rows + ROW_TASK - 1) / ROW_TASK, combine_task, &job);
 }
 
+/* The rows of one expert, slots [first, first + rows): from dout and c = W_down^T dout to the
+ * gradients of their gates, and of what goes into the activation: c becomes du, dgates dv. */
+static void differentiate_activation(const moe_job *job, size_t expert, size_t first, size_t rows,
+                                     const float *dout, float *c)
+{
+    const xm_train_moe_weights *w = job->weights;
+    const xm_train_moe_layer *layer = job->layer;
+    size_t width = (size_t)w->width, hidden = (size_t)w->hidden;
+    for (size_t i = 0; i < rows; i++) {
+        size_t at = (first + i) * hidden;
+        float gate = layer->routes.slot_gate[first + i];
+        float *c_row = c + i * hidden, *a_row = layer->activated + at;
+        const float *dout_row = dout + i * width;
+        float *dgate = &job->scratch->dgate[first + i];
+        *dgate = xm_row_dot(c_row, a_row, hidden);
+        xm_row_scale(a_row, a_row, gate, hidden);
+        if (w->gate != NULL) {
+            float *dv = job->scratch->dgates + at;
+            memcpy(dv, c_row, hidden * sizeof *dv);
+            xm_row_swiglu_backward(dv, c_row, dv, layer->gates + at, layer->before + at, gate,
+                                   hidden);
+        } else {
+            xm_row_gelu_backward(c_row, c_row, layer->before + at, gate, hidden);
+        }
+        if (w->down_bias != NULL) {
+            *dgate += xm_row_dot(dout_row, w->down_bias + expert * width, width);
+            xm_row_add_scaled(job->gradients->down_bias + expert * width, dout_row, gate, width);
+        }
+    }
+}
+
 static void expert_backward_task(void *context, int32_t task, int32_t thread)
 {
     (void)thread;
@@ -100,36 +141,33 @@ static void expert_backward_task(void *context, int32_t task, int32_t thread)
     const xm_routes *routes = &job->layer->routes;
     int32_t expert = routes->order[task];
     size_t e = (size_t)expert, width = (size_t)w->width, hidden = (size_t)w->hidden;
-    size_t first = (size_t)routes->expert_begin[expert];
+    size_t first = (size_t)routes->expert_begin[expert], matrix = e * hidden * width;
     int32_t rows = routes->expert_begin[expert + 1] - routes->expert_begin[expert];
     if (rows == 0)
         return;
     const float *h = job->layer->gathered + first * width;
-    const float *u = job->layer->before + first * hidden;
-    float *a = job->layer->activated + first * hidden; /* becomes gate * a */
-    float *dout = job->scratch->dout + first * width;
-    float *c = job->scratch->dhidden + first * hidden; /* becomes du */
-    const float *down = w->down + e * width * hidden, *down_bias = w->down_bias + e * width;
+    float *dout = job->scratch->dout + first * width, *dh = job->scratch->out + first * width;
+    float *c = job->scratch->dhidden + first * hidden;
 
     gather(dout, job->dy, routes->slot_row + first, (size_t)rows, width);
-    xm_gemm_nn(rows, w->hidden, w->width, dout, w->width, down, w->hidden, 0.0f, c, w->hidden);
-    for (size_t i = 0; i < (size_t)rows; i++) {
-        float gate = routes->slot_gate[first + i];
-        float *c_row = c + i * hidden, *a_row = a + i * hidden;
-        const float *dout_row = dout + i * width;
-        job->scratch->dgate[first + i] =
-            xm_row_dot(c_row, a_row, hidden) + xm_row_dot(dout_row, down_bias, width);
-        xm_row_scale(a_row, a_row, gate, hidden);
-        xm_row_gelu_backward(c_row, c_row, u + i * hidden, gate, hidden);
-        xm_row_add_scaled(g->down_bias + e * width, dout_row, gate, width);
-    }
-    xm_gemm_tn(w->width, w->hidden, rows, dout, w->width, a, w->hidden, 1.0f,
-               g->down + e * width * hidden, w->hidden);
-    xm_gemm_tn(w->hidden, w->width, rows, c, w->hidden, h, w->width, 1.0f,
-               g->up + e * hidden * width, w->width);
-    xm_rows_column_sums(g->up_bias + e * hidden, c, (size_t)rows, hidden, hidden);
-    xm_gemm_nn(rows, w->width, w->hidden, c, w->hidden, w->up + e * hidden * width, w->width, 0.0f,
-               job->scratch->out + first * width, w->width);
+    xm_gemm_nn(rows, w->hidden, w->width, dout, w->width, w->down + matrix, w->hidden, 0.0f, c,
+               w->hidden);
+    differentiate_activation(job, e, first, (size_t)rows, dout, c);
+    xm_gemm_tn(w->width, w->hidden, rows, dout, w->width, job->layer->activated + first * hidden,
+               w->hidden, 1.0f, g->down + matrix, w->hidden);
+    xm_gemm_tn(w->hidden, w->width, rows, c, w->hidden, h, w->width, 1.0f, g->up + matrix,
+               w->width);
+    if (w->up_bias != NULL)
+        xm_rows_column_sums(g->up_bias + e * hidden, c, (size_t)rows, hidden, hidden);
+    xm_gemm_nn(rows, w->width, w->hidden, c, w->hidden, w->up + matrix, w->width, 0.0f, dh,
+               w->width);
+    if (w->gate == NULL)
+        return;
+    const float *dv = job->scratch->dgates + first * hidden;
+    xm_gemm_tn(w->hidden, w->width, rows, dv, w->hidden, h, w->width, 1.0f, g->gate + matrix,
+               w->width);
+    xm_gemm_nn(rows, w->width, w->hidden, dv, w->hidden, w->gate + matrix, w->width, 1.0f, dh,
+               w->width);
 }
 
 static void collect_task(void *context, int32_t task, int32_t thread)

@@ -12,20 +12,22 @@
 
 typedef struct {
     int32_t width, hidden, experts;
-    /* parameters: [E][d], [E][hidden][d], [E][hidden], [E][d][hidden], [E][d] */
-    const float *router, *up, *up_bias, *down, *down_bias;
+    /* parameters: [E][d], [E][hidden][d], [E][hidden][d], [E][hidden], [E][d][hidden], [E][d].
+     * gate NULL: GELU, else SwiGLU; biases NULL: none. */
+    const float *router, *gate, *up, *up_bias, *down, *down_bias;
 } xm_train_moe_weights;
 
 typedef struct {
-    float *router, *up, *up_bias, *down, *down_bias; /* same shapes, accumulated */
+    float *router, *gate, *up, *up_bias, *down, *down_bias; /* same shapes, accumulated */
 } xm_train_moe_gradients;
 
 /* What the backward pass needs of the forward pass. Layers that are never differentiated may share
- * the three slot arrays. */
+ * the slot arrays. */
 typedef struct {
     xm_routes routes;
     float *gathered;  /* [slots][width] */
-    float *before;    /* [slots][hidden], before GELU */
+    float *gates;     /* [slots][hidden]: products with the gate matrix; NULL: GELU */
+    float *before;    /* [slots][hidden]: products with the up matrix, with their bias */
     float *activated; /* [slots][hidden] */
 } xm_train_moe_layer;
 
@@ -34,6 +36,7 @@ typedef struct {
     float *out;     /* [slots][width] */
     float *dout;    /* [slots][width]; this and the rest NULL if never differentiated */
     float *dhidden; /* [slots][hidden] */
+    float *dgates;  /* [slots][hidden]; NULL: GELU */
     float *dgate;   /* [slots] */
     float *dlogits; /* [rows][experts] */
 } xm_train_moe_scratch;

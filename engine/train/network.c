@@ -9,7 +9,43 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PER_BLOCK = 13, OUTSIDE = 4 };
+enum { PER_BLOCK = 16, OUTSIDE = 4 };
+
+static const char *const architecture_names[] = {"xmoe", "llama", "olmoe"};
+enum { ARCHITECTURES = sizeof architecture_names / sizeof architecture_names[0] };
+
+const char *xm_architecture_name(xm_architecture architecture)
+{
+    return architecture_names[architecture];
+}
+
+bool xm_architecture_parse(const char *name, xm_architecture *architecture)
+{
+    for (int32_t i = 0; i < ARCHITECTURES; i++)
+        if (strcmp(name, architecture_names[i]) == 0) {
+            *architecture = (xm_architecture)i;
+            return true;
+        }
+    return false;
+}
+
+/* What the served form of an architecture cannot be. */
+static xmoe_status check_architecture(const xm_network_shape *s, xmoe_error *error)
+{
+    if (s->architecture == XM_ARCHITECTURE_XMOE)
+        return XMOE_OK;
+    const char *name = xm_architecture_name(s->architecture);
+    if (s->width / s->heads % 2 != 0)
+        return xm_fail_argument(error, "heads",
+                                "%s: rotary positions need an even head size, not %d", name,
+                                s->width / s->heads);
+    int32_t moe_every = s->architecture == XM_ARCHITECTURE_OLMOE ? 1 : 0;
+    if (s->moe_every != moe_every)
+        return xm_fail_argument(error, "moe_every", "moe_every is %d, must be %d for %s (%s)",
+                                s->moe_every, moe_every, name,
+                                moe_every == 1 ? "experts in all blocks" : "no experts");
+    return XMOE_OK;
+}
 
 static xmoe_status check_shape(const xm_network_shape *s, xmoe_error *error)
 {
@@ -41,7 +77,7 @@ static xmoe_status check_shape(const xm_network_shape *s, xmoe_error *error)
                                 (double)s->threshold);
     if (!(s->epsilon > 0.0f) || !(s->init_std > 0.0f) || !(s->router_std >= 0.0f))
         return xm_fail_argument(error, "init_std", "epsilon and init_std must be positive");
-    return XMOE_OK;
+    return check_architecture(s, error);
 }
 
 /* Appends a tensor [inner] or [inner, outer] or [inner, outer, experts]; returns its offset. */
@@ -71,49 +107,101 @@ static size_t append_matrix(xm_network *network, const char *name, int32_t inner
     return offset;
 }
 
-static size_t append_norm(xm_network *network, int32_t block, const char *norm, bool bias)
-{
-    char name[64];
-    snprintf(name, sizeof name, "blk.%d.%s.%s", block, norm, bias ? "bias" : "weight");
-    size_t offset = append(network, name, network->shape.width, 0, 0);
-    network->parameters[network->parameter_count - 1].init_value = bias ? 0.0f : 1.0f;
-    return offset;
-}
-
 static const char *block_name(char name[64], int32_t block, const char *rest)
 {
     snprintf(name, 64, "blk.%d.%s", block, rest);
     return name;
 }
 
-static void append_ffn(xm_network *network, int32_t block, xm_block_offsets *o)
+static size_t append_constant(xm_network *network, const char *name, int32_t inner, float value)
+{
+    size_t offset = append(network, name, inner, 0, 0);
+    network->parameters[network->parameter_count - 1].init_value = value;
+    return offset;
+}
+
+static bool has_biases(const xm_network *network)
+{
+    return network->shape.architecture == XM_ARCHITECTURE_XMOE;
+}
+
+/* The tensor NAME.bias of a block, where the architecture has biases. */
+static size_t append_bias(xm_network *network, int32_t block, const char *name, int32_t inner,
+                          int32_t outer)
+{
+    char full[64];
+    return has_biases(network) ? append(network, block_name(full, block, name), inner, outer, 0)
+                               : XM_NO_TENSOR;
+}
+
+static size_t append_norm(xm_network *network, int32_t block, const char *name)
+{
+    char full[64];
+    return append_constant(network, block_name(full, block, name), network->shape.width, 1.0f);
+}
+
+/* An FFN of `hidden` units, or `experts` of them; suffix: of the tensors' names. */
+static void append_ffn(xm_network *network, int32_t block, const char *suffix, int32_t hidden,
+                       int32_t experts)
 {
     const xm_network_shape *s = &network->shape;
     const float residual_std = s->init_std / sqrtf(2.0f * (float)s->blocks);
-    char name[64];
-    if (!o->moe) {
-        o->up_weight = append_matrix(network, block_name(name, block, "ffn_up.weight"), s->width,
-                                     s->feed_forward, 0, s->init_std);
-        o->up_bias = append(network, block_name(name, block, "ffn_up.bias"), s->feed_forward, 0, 0);
-        o->down_weight = append_matrix(network, block_name(name, block, "ffn_down.weight"),
-                                       s->feed_forward, s->width, 0, residual_std);
-        o->down_bias = append(network, block_name(name, block, "ffn_down.bias"), s->width, 0, 0);
-        return;
+    xm_block_offsets *o = &network->blocks[block];
+    char part[48], name[64];
+    o->gate_weight = XM_NO_TENSOR;
+    if (s->architecture != XM_ARCHITECTURE_XMOE) {
+        snprintf(part, sizeof part, "ffn_gate%s.weight", suffix);
+        o->gate_weight = append_matrix(network, block_name(name, block, part), s->width, hidden,
+                                       experts, s->init_std);
     }
-    /* A LayerNorm row has length sqrt(d), so its product with a row of standard deviation
-     * router_std / sqrt(d) has router_std. */
-    o->router_weight =
+    snprintf(part, sizeof part, "ffn_up%s.weight", suffix);
+    o->up_weight = append_matrix(network, block_name(name, block, part), s->width, hidden, experts,
+                                 s->init_std);
+    snprintf(part, sizeof part, "ffn_up%s.bias", suffix);
+    o->up_bias = append_bias(network, block, part, hidden, experts);
+    snprintf(part, sizeof part, "ffn_down%s.weight", suffix);
+    o->down_weight = append_matrix(network, block_name(name, block, part), hidden, s->width,
+                                   experts, residual_std);
+    snprintf(part, sizeof part, "ffn_down%s.bias", suffix);
+    o->down_bias = append_bias(network, block, part, s->width, experts);
+}
+
+/* A normalised row has length sqrt(d), so its product with a row of standard deviation
+ * router_std / sqrt(d) has router_std. */
+static void append_router(xm_network *network, int32_t block)
+{
+    const xm_network_shape *s = &network->shape;
+    char name[64];
+    network->blocks[block].router_weight =
         append_matrix(network, block_name(name, block, "ffn_gate_inp.weight"), s->width, s->experts,
                       0, s->router_std / sqrtf((float)s->width));
     network->parameters[network->parameter_count - 1].matrix = false; /* F32 in every file */
-    o->up_weight = append_matrix(network, block_name(name, block, "ffn_up_exps.weight"), s->width,
-                                 s->expert_feed_forward, s->experts, s->init_std);
-    o->up_bias = append(network, block_name(name, block, "ffn_up_exps.bias"),
-                        s->expert_feed_forward, s->experts, 0);
-    o->down_weight = append_matrix(network, block_name(name, block, "ffn_down_exps.weight"),
-                                   s->expert_feed_forward, s->width, s->experts, residual_std);
-    o->down_bias =
-        append(network, block_name(name, block, "ffn_down_exps.bias"), s->width, s->experts, 0);
+}
+
+/* The rows of queries, keys and values are one matrix here in any case; xmoe's files have them as
+ * one tensor, others as three. */
+static void append_projections(xm_network *network, int32_t block)
+{
+    const xm_network_shape *s = &network->shape;
+    xm_block_offsets *o = &network->blocks[block];
+    char name[64];
+    o->attn_qkv_bias = o->attn_q_norm_weight = o->attn_k_norm_weight = XM_NO_TENSOR;
+    if (s->architecture == XM_ARCHITECTURE_XMOE) {
+        o->attn_qkv_weight = append_matrix(network, block_name(name, block, "attn_qkv.weight"),
+                                           s->width, 3 * s->width, 0, s->init_std);
+        o->attn_qkv_bias = append_bias(network, block, "attn_qkv.bias", 3 * s->width, 0);
+        return;
+    }
+    o->attn_qkv_weight = append_matrix(network, block_name(name, block, "attn_q.weight"), s->width,
+                                       s->width, 0, s->init_std);
+    append_matrix(network, block_name(name, block, "attn_k.weight"), s->width, s->width, 0,
+                  s->init_std);
+    append_matrix(network, block_name(name, block, "attn_v.weight"), s->width, s->width, 0,
+                  s->init_std);
+    if (s->architecture == XM_ARCHITECTURE_OLMOE) {
+        o->attn_q_norm_weight = append_norm(network, block, "attn_q_norm.weight");
+        o->attn_k_norm_weight = append_norm(network, block, "attn_k_norm.weight");
+    }
 }
 
 static void append_block(xm_network *network, int32_t block)
@@ -123,19 +211,20 @@ static void append_block(xm_network *network, int32_t block)
     xm_block_offsets *o = &network->blocks[block];
     char name[64];
     o->moe = s->moe_every > 0 && block % s->moe_every == s->moe_every - 1;
-    o->attn_norm_weight = append_norm(network, block, "attn_norm", false);
-    o->attn_norm_bias = append_norm(network, block, "attn_norm", true);
-    o->attn_qkv_weight = append_matrix(network, block_name(name, block, "attn_qkv.weight"),
-                                       s->width, 3 * s->width, 0, s->init_std);
-    o->attn_qkv_bias =
-        append(network, block_name(name, block, "attn_qkv.bias"), 3 * s->width, 0, 0);
+    o->attn_norm_weight = append_norm(network, block, "attn_norm.weight");
+    o->attn_norm_bias = append_bias(network, block, "attn_norm.bias", s->width, 0);
+    append_projections(network, block);
     o->attn_output_weight = append_matrix(network, block_name(name, block, "attn_output.weight"),
                                           s->width, s->width, 0, residual_std);
-    o->attn_output_bias =
-        append(network, block_name(name, block, "attn_output.bias"), s->width, 0, 0);
-    o->ffn_norm_weight = append_norm(network, block, "ffn_norm", false);
-    o->ffn_norm_bias = append_norm(network, block, "ffn_norm", true);
-    append_ffn(network, block, o);
+    o->attn_output_bias = append_bias(network, block, "attn_output.bias", s->width, 0);
+    o->ffn_norm_weight = append_norm(network, block, "ffn_norm.weight");
+    o->ffn_norm_bias = append_bias(network, block, "ffn_norm.bias", s->width, 0);
+    if (o->moe) {
+        append_router(network, block);
+        append_ffn(network, block, "_exps", s->expert_feed_forward, s->experts);
+    } else {
+        append_ffn(network, block, "", s->feed_forward, 0);
+    }
 }
 
 xmoe_status xm_network_create(const xm_network_shape *shape, xm_network **network_out,
@@ -158,14 +247,19 @@ xmoe_status xm_network_create(const xm_network_shape *shape, xm_network **networ
     }
     network->token_embedding = append_matrix(network, "token_embd.weight", shape->width,
                                              shape->vocabulary, 0, shape->init_std);
-    network->position_embedding = append_matrix(network, "position_embd.weight", shape->width,
-                                                shape->context, 0, shape->init_std);
-    network->parameters[network->parameter_count - 1].matrix = false; /* stays F32 */
+    network->position_embedding = XM_NO_TENSOR;
+    if (shape->architecture == XM_ARCHITECTURE_XMOE) {
+        network->position_embedding = append_matrix(network, "position_embd.weight", shape->width,
+                                                    shape->context, 0, shape->init_std);
+        network->parameters[network->parameter_count - 1].matrix = false; /* stays F32 */
+    }
     for (int32_t block = 0; block < shape->blocks; block++)
         append_block(network, block);
-    network->output_norm_weight = append(network, "output_norm.weight", shape->width, 0, 0);
-    network->parameters[network->parameter_count - 1].init_value = 1.0f;
-    network->output_norm_bias = append(network, "output_norm.bias", shape->width, 0, 0);
+    network->output_norm_weight =
+        append_constant(network, "output_norm.weight", shape->width, 1.0f);
+    network->output_norm_bias = has_biases(network)
+                                    ? append(network, "output_norm.bias", shape->width, 0, 0)
+                                    : XM_NO_TENSOR;
     *network_out = network;
     return XMOE_OK;
 }
@@ -213,11 +307,12 @@ double xm_network_forward_flops(const xm_network *network, double mean_active)
 {
     const xm_network_shape *s = &network->shape;
     double d = s->width, flops = 2.0 * d * s->vocabulary;
+    double matrices = s->architecture == XM_ARCHITECTURE_XMOE ? 2.0 : 3.0; /* of an FFN */
     for (int32_t block = 0; block < s->blocks; block++) {
         flops += 2.0 * d * 4.0 * d + 2.0 * d * s->context; /* causal: half of the scores */
-        flops += network->blocks[block].moe
-                     ? 2.0 * d * s->experts + mean_active * 4.0 * d * s->expert_feed_forward
-                     : 4.0 * d * s->feed_forward;
+        flops += network->blocks[block].moe ? 2.0 * d * s->experts + mean_active * matrices * 2.0 *
+                                                                         d * s->expert_feed_forward
+                                            : matrices * 2.0 * d * s->feed_forward;
     }
     return flops;
 }

@@ -10,7 +10,22 @@
 
 #include "base/error.h"
 
+/* What a block is made of; by name, the general.architecture of the network's files. */
+typedef enum {
+    XM_ARCHITECTURE_XMOE,  /* GPT-2's blocks: LayerNorm, learned positions, GELU, biases */
+    XM_ARCHITECTURE_LLAMA, /* RMSNorm, rotary positions, SwiGLU, no biases; dense */
+    XM_ARCHITECTURE_OLMOE, /* as llama, with queries and keys normalised and experts in all blocks
+                            */
+} xm_architecture;
+
+const char *xm_architecture_name(xm_architecture architecture);
+bool xm_architecture_parse(const char *name, xm_architecture *architecture);
+
+/* Rotary positions turn by base^(-2i/size) per token. */
+enum { XM_ROPE_BASE = 10000 };
+
 typedef struct {
+    xm_architecture architecture;
     int32_t vocabulary; /* V */
     int32_t context;    /* S, tokens of a sequence */
     int32_t width;      /* d */
@@ -20,7 +35,7 @@ typedef struct {
     int32_t experts;             /* E */
     int32_t expert_feed_forward; /* hidden size of one expert */
     int32_t moe_every;           /* block b is MoE if b % moe_every == moe_every - 1; 0: none */
-    float epsilon;               /* LayerNorm */
+    float epsilon;               /* of norms */
     xmoe_router_type router;
     float threshold;  /* router type threshold */
     int32_t top_k;    /* router type top_k */
@@ -40,16 +55,21 @@ typedef struct {
     bool matrix;      /* stored in the file's weight type; else F32 */
 } xm_parameter;
 
+/* The offset of a tensor that the architecture does not have. */
+#define XM_NO_TENSOR SIZE_MAX
+
 /* Offsets of a block's tensors. Dense and MoE blocks share up/down: a dense FFN is one expert. */
 typedef struct {
     bool moe;
-    size_t attn_norm_weight, attn_norm_bias;     /* [d] */
-    size_t attn_qkv_weight, attn_qkv_bias;       /* [3d][d], [3d] */
-    size_t attn_output_weight, attn_output_bias; /* [d][d], [d] */
-    size_t ffn_norm_weight, ffn_norm_bias;       /* [d] */
-    size_t router_weight;                        /* [E][d] */
-    size_t up_weight, up_bias;                   /* [E][ff][d], [E][ff] */
-    size_t down_weight, down_bias;               /* [E][d][ff], [E][d] */
+    size_t attn_norm_weight, attn_norm_bias;       /* [d] */
+    size_t attn_q_norm_weight, attn_k_norm_weight; /* [d] */
+    size_t attn_qkv_weight, attn_qkv_bias;         /* [3d][d], [3d] */
+    size_t attn_output_weight, attn_output_bias;   /* [d][d], [d] */
+    size_t ffn_norm_weight, ffn_norm_bias;         /* [d] */
+    size_t router_weight;                          /* [E][d] */
+    size_t gate_weight;                            /* [E][ff][d] */
+    size_t up_weight, up_bias;                     /* [E][ff][d], [E][ff] */
+    size_t down_weight, down_bias;                 /* [E][d][ff], [E][d] */
 } xm_block_offsets;
 
 typedef struct {

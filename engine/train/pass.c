@@ -8,173 +8,16 @@
  * and the backward pass undoes it line by line, with one array dx for the residual stream's
  * gradient.
  */
-#include "train/pass.h"
+#include "train/pass_state.h"
 
 #include "base/memory.h"
-#include "train/attention.h"
 #include "train/linear.h"
 #include "train/loss.h"
-#include "train/moe.h"
 #include "train/rows.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-
-/* Activations of one block; rows = sequences * length. In a pass without training all blocks share
- * one set of arrays. */
-typedef struct {
-    float *x_in, *x_mid;                /* [rows][d]: before attention, before the FFN */
-    float *attn_norm, *attn_statistics; /* [rows][d], [rows][2] */
-    float *qkv, *log_sums, *attended;   /* [rows][3d], [rows][heads], [rows][d] */
-    float *ffn_norm, *ffn_statistics;   /* [rows][d], [rows][2] */
-    float *before, *activated;          /* [rows][ff]: dense FFN around GELU */
-    xm_train_moe_layer moe;
-} block_state;
-
-struct xm_pass {
-    const xm_network *network;
-    xm_pool *pool;
-    xm_pass_options options;
-    int32_t rows;
-    xm_attention_shape attention;
-    block_state *blocks;
-    float *x_out; /* [rows][d]: after the last block */
-    float *out_norm, *out_statistics;
-    float *losses; /* [rows] */
-    float *logits; /* [XM_LOSS_ROWS][vocabulary] */
-    float *attention_scratch;
-    xm_train_moe_scratch moe;
-    /* training only */
-    float *dx, *dnorm; /* [rows][d] */
-    float *dqkv;       /* [rows][3d] */
-    float *dhidden;    /* [rows][ff] */
-    float *norm_partial;
-    void **owned; /* every array above */
-    size_t owned_count, owned_capacity;
-    bool failed; /* an allocation did */
-};
-
-static float *own(xm_pass *pass, size_t a, size_t b)
-{
-    if (pass->failed)
-        return NULL;
-    size_t count = 0;
-    float *array = xm_multiply(a, b, &count) ? xm_calloc_aligned(count, sizeof *array) : NULL;
-    if (array == NULL || pass->owned_count == pass->owned_capacity)
-        pass->failed = true;
-    else
-        pass->owned[pass->owned_count++] = array;
-    return array;
-}
-
-static void create_block_arrays(xm_pass *pass, block_state *state)
-{
-    const xm_network_shape *s = &pass->network->shape;
-    size_t rows = (size_t)pass->rows, d = (size_t)s->width;
-    state->x_in = own(pass, rows, d);
-    state->x_mid = own(pass, rows, d);
-    state->attn_norm = own(pass, rows, d);
-    state->attn_statistics = own(pass, rows, 2);
-    state->qkv = own(pass, rows, 3 * d);
-    state->log_sums = own(pass, rows, (size_t)s->heads);
-    state->attended = own(pass, rows, d);
-    state->ffn_norm = own(pass, rows, d);
-    state->ffn_statistics = own(pass, rows, 2);
-}
-
-static xmoe_status create_moe(xm_pass *pass, block_state *state, const block_state *shared,
-                              xmoe_error *error)
-{
-    const xm_network_shape *s = &pass->network->shape;
-    const xm_route_rule rule = {.type = s->router,
-                                .threshold = s->threshold,
-                                .top_k = s->top_k,
-                                .capacity_factor = pass->options.capacity_factor,
-                                .min_capacity = pass->options.min_capacity,
-                                .balance_weight = pass->options.balance_weight,
-                                .entropy_weight = pass->options.entropy_weight};
-    xmoe_status status = xm_routes_create(&rule, pass->rows, s->experts, &state->moe.routes, error);
-    if (status != XMOE_OK)
-        return status;
-    size_t slots = state->moe.routes.slots, hidden = (size_t)s->expert_feed_forward;
-    if (shared != NULL) {
-        state->moe.gathered = shared->moe.gathered;
-        state->moe.before = shared->moe.before;
-        state->moe.activated = shared->moe.activated;
-    } else {
-        state->moe.gathered = own(pass, slots, (size_t)s->width);
-        state->moe.before = own(pass, slots, hidden);
-        state->moe.activated = own(pass, slots, hidden);
-    }
-    if (pass->moe.out == NULL) {
-        pass->moe.out = own(pass, slots, (size_t)s->width);
-        if (pass->options.training) {
-            pass->moe.dout = own(pass, slots, (size_t)s->width);
-            pass->moe.dhidden = own(pass, slots, hidden);
-            pass->moe.dgate = own(pass, slots, 1);
-            pass->moe.dlogits = own(pass, (size_t)pass->rows, (size_t)s->experts);
-        }
-    }
-    return XMOE_OK;
-}
-
-static xmoe_status create_blocks(xm_pass *pass, xmoe_error *error)
-{
-    const xm_network *network = pass->network;
-    const xm_network_shape *s = &network->shape;
-    const block_state *first_dense = NULL, *first_moe = NULL;
-    for (int32_t block = 0; block < s->blocks; block++) {
-        block_state *state = &pass->blocks[block];
-        bool share = !pass->options.training;
-        if (block > 0 && share)
-            *state = (block_state){.x_in = pass->blocks[0].x_in,
-                                   .x_mid = pass->blocks[0].x_mid,
-                                   .attn_norm = pass->blocks[0].attn_norm,
-                                   .attn_statistics = pass->blocks[0].attn_statistics,
-                                   .qkv = pass->blocks[0].qkv,
-                                   .log_sums = pass->blocks[0].log_sums,
-                                   .attended = pass->blocks[0].attended,
-                                   .ffn_norm = pass->blocks[0].ffn_norm,
-                                   .ffn_statistics = pass->blocks[0].ffn_statistics};
-        else
-            create_block_arrays(pass, state);
-        if (network->blocks[block].moe) {
-            xmoe_status status = create_moe(pass, state, share ? first_moe : NULL, error);
-            if (status != XMOE_OK)
-                return status;
-            first_moe = first_moe == NULL ? state : first_moe;
-        } else if (share && first_dense != NULL) {
-            state->before = first_dense->before;
-            state->activated = first_dense->activated;
-        } else {
-            state->before = own(pass, (size_t)pass->rows, (size_t)s->feed_forward);
-            state->activated = own(pass, (size_t)pass->rows, (size_t)s->feed_forward);
-            first_dense = state;
-        }
-    }
-    return XMOE_OK;
-}
-
-static void create_shared(xm_pass *pass)
-{
-    const xm_network_shape *s = &pass->network->shape;
-    size_t rows = (size_t)pass->rows, d = (size_t)s->width;
-    pass->x_out = own(pass, rows, d);
-    pass->out_norm = own(pass, rows, d);
-    pass->out_statistics = own(pass, rows, 2);
-    pass->losses = own(pass, rows, 1);
-    pass->logits = own(pass, rows < XM_LOSS_ROWS ? rows : XM_LOSS_ROWS, (size_t)s->vocabulary);
-    pass->attention_scratch =
-        own(pass, (size_t)xm_pool_threads(pass->pool), xm_attention_scratch(&pass->attention));
-    if (pass->options.training) {
-        pass->dx = own(pass, rows, d);
-        pass->dnorm = own(pass, rows, d);
-        pass->dqkv = own(pass, rows, 3 * d);
-        pass->dhidden = own(pass, rows, (size_t)s->feed_forward);
-        pass->norm_partial = own(pass, XM_NORM_CHUNKS * 2, d);
-    }
-}
 
 xmoe_status xm_pass_create(const xm_network *network, xm_pool *pool, const xm_pass_options *options,
                            xm_pass **pass_out, xmoe_error *error)
@@ -198,17 +41,7 @@ xmoe_status xm_pass_create(const xm_network *network, xm_pool *pool, const xm_pa
                                            .length = options->length,
                                            .width = s->width,
                                            .heads = s->heads};
-    pass->owned_capacity = 16 * (size_t)s->blocks + 32;
-    pass->owned = xm_calloc(pass->owned_capacity, sizeof *pass->owned);
-    pass->blocks = xm_calloc((size_t)s->blocks, sizeof *pass->blocks);
-    pass->failed = pass->owned == NULL || pass->blocks == NULL;
-    xmoe_status status = pass->failed ? XMOE_OK : create_blocks(pass, error);
-    if (status == XMOE_OK) {
-        create_shared(pass);
-        if (pass->failed)
-            status = xm_fail_memory(error, "activations of a training batch",
-                                    (size_t)pass->rows * (size_t)s->width * sizeof(float));
-    }
+    xmoe_status status = xm_pass_create_arrays(pass, error);
     if (status != XMOE_OK) {
         xm_pass_free(pass);
         return status;
@@ -222,19 +55,24 @@ void xm_pass_free(xm_pass *pass)
 {
     if (pass == NULL)
         return;
-    for (size_t i = 0; i < pass->owned_count; i++)
-        xm_free(pass->owned[i]);
-    if (pass->blocks != NULL)
-        for (int32_t block = 0; block < pass->network->shape.blocks; block++)
-            xm_routes_free(&pass->blocks[block].moe.routes);
-    xm_free(pass->blocks);
-    xm_free(pass->owned);
+    xm_pass_free_arrays(pass);
     xm_free(pass);
 }
 
 const float *xm_pass_losses(const xm_pass *pass)
 {
     return pass->losses;
+}
+
+/* The tensor at an offset, NULL if the architecture does not have it. */
+static const float *weight_at(const float *parameters, size_t offset)
+{
+    return offset == XM_NO_TENSOR ? NULL : parameters + offset;
+}
+
+static float *gradient_at(float *gradients, size_t offset)
+{
+    return offset == XM_NO_TENSOR ? NULL : gradients + offset;
 }
 
 static xm_train_moe_weights moe_weights(const xm_network *network, const xm_block_offsets *o,
@@ -244,117 +82,172 @@ static xm_train_moe_weights moe_weights(const xm_network *network, const xm_bloc
                                   .hidden = network->shape.expert_feed_forward,
                                   .experts = network->shape.experts,
                                   .router = parameters + o->router_weight,
+                                  .gate = weight_at(parameters, o->gate_weight),
                                   .up = parameters + o->up_weight,
-                                  .up_bias = parameters + o->up_bias,
+                                  .up_bias = weight_at(parameters, o->up_bias),
                                   .down = parameters + o->down_weight,
-                                  .down_bias = parameters + o->down_bias};
+                                  .down_bias = weight_at(parameters, o->down_bias)};
 }
 
 static void embed(const xm_pass *pass, const float *parameters, const int32_t *tokens, float *x)
 {
     size_t d = (size_t)pass->network->shape.width;
     const float *token_embedding = parameters + pass->network->token_embedding;
-    const float *position_embedding = parameters + pass->network->position_embedding;
-    for (int32_t row = 0; row < pass->rows; row++)
-        xm_row_sum(x + (size_t)row * d, token_embedding + (size_t)tokens[row] * d,
-                   position_embedding + (size_t)(row % pass->options.length) * d, d);
+    const float *position_embedding = weight_at(parameters, pass->network->position_embedding);
+    for (int32_t row = 0; row < pass->rows; row++) {
+        const float *token = token_embedding + (size_t)tokens[row] * d;
+        size_t position = (size_t)(row % pass->options.length);
+        if (position_embedding != NULL)
+            xm_row_sum(x + (size_t)row * d, token, position_embedding + position * d, d);
+        else
+            memcpy(x + (size_t)row * d, token, d * sizeof *x);
+    }
 }
 
-/* From state->x_in to x_next, which may be state->x_in itself. */
-static void forward_block(xm_pass *pass, const float *p, int32_t block, float *x_next)
+/* From the block's x_in to that of the next block, which may be the same array. Run again, it
+ * writes the same values. */
+static void forward_block(xm_pass *pass, const float *p, int32_t block)
 {
     const xm_network_shape *s = &pass->network->shape;
     const xm_block_offsets *o = &pass->network->blocks[block];
-    block_state *state = &pass->blocks[block];
+    xm_block_state *state = &pass->blocks[block];
     int32_t rows = pass->rows, d = s->width, ff = s->feed_forward;
+    float *x_next = block + 1 < s->blocks ? pass->blocks[block + 1].x_in : pass->x_out;
 
-    xm_layer_norm_forward(pass->pool, state->x_in, p + o->attn_norm_weight, p + o->attn_norm_bias,
-                          s->epsilon, state->attn_norm, state->attn_statistics, rows, d);
-    xm_linear_forward(pass->pool, state->attn_norm, p + o->attn_qkv_weight, p + o->attn_qkv_bias,
-                      state->qkv, rows, d, 3 * d);
+    xm_norm_forward(pass->pool, state->x_in, p + o->attn_norm_weight,
+                    weight_at(p, o->attn_norm_bias), s->epsilon, state->attn_norm,
+                    state->attn_statistics, rows, d);
+    xm_linear_forward(pass->pool, state->attn_norm, p + o->attn_qkv_weight,
+                      weight_at(p, o->attn_qkv_bias), state->qkv, rows, d, 3 * d);
+    if (pass->query_key.rows > 0)
+        xm_query_key_forward(pass->pool, &pass->query_key, weight_at(p, o->attn_q_norm_weight),
+                             weight_at(p, o->attn_k_norm_weight), state->qkv, state->raw,
+                             state->raw_inverses);
     xm_attention_forward(pass->pool, &pass->attention, state->qkv, state->attended, state->log_sums,
                          pass->attention_scratch);
     xm_linear_forward_residual(pass->pool, state->attended, p + o->attn_output_weight,
-                               p + o->attn_output_bias, state->x_in, state->x_mid, rows, d, d);
+                               weight_at(p, o->attn_output_bias), state->x_in, state->x_mid, rows,
+                               d, d);
 
-    xm_layer_norm_forward(pass->pool, state->x_mid, p + o->ffn_norm_weight, p + o->ffn_norm_bias,
-                          s->epsilon, state->ffn_norm, state->ffn_statistics, rows, d);
+    xm_norm_forward(pass->pool, state->x_mid, p + o->ffn_norm_weight,
+                    weight_at(p, o->ffn_norm_bias), s->epsilon, state->ffn_norm,
+                    state->ffn_statistics, rows, d);
     if (o->moe) {
         xm_train_moe_weights weights = moe_weights(pass->network, o, p);
         xm_train_moe_forward(pass->pool, &weights, &state->moe, &pass->moe, state->ffn_norm,
                              state->x_mid, x_next);
         return;
     }
-    xm_linear_forward(pass->pool, state->ffn_norm, p + o->up_weight, p + o->up_bias, state->before,
-                      rows, d, ff);
-    xm_gelu_forward(pass->pool, state->before, state->activated, (size_t)rows * (size_t)ff);
-    xm_linear_forward_residual(pass->pool, state->activated, p + o->down_weight, p + o->down_bias,
-                               state->x_mid, x_next, rows, ff, d);
+    xm_linear_forward(pass->pool, state->ffn_norm, p + o->up_weight, weight_at(p, o->up_bias),
+                      state->before, rows, d, ff);
+    if (state->gates != NULL) {
+        xm_linear_forward(pass->pool, state->ffn_norm, p + o->gate_weight, NULL, state->gates, rows,
+                          d, ff);
+        xm_swiglu_forward(pass->pool, state->gates, state->before, state->activated,
+                          (size_t)rows * (size_t)ff);
+    } else {
+        xm_gelu_forward(pass->pool, state->before, state->activated, (size_t)rows * (size_t)ff);
+    }
+    xm_linear_forward_residual(pass->pool, state->activated, p + o->down_weight,
+                               weight_at(p, o->down_bias), state->x_mid, x_next, rows, ff, d);
 }
 
 static void backward_attention(xm_pass *pass, const float *p, float *g, int32_t block)
 {
     const xm_network_shape *s = &pass->network->shape;
     const xm_block_offsets *o = &pass->network->blocks[block];
-    block_state *state = &pass->blocks[block];
+    xm_block_state *state = &pass->blocks[block];
     int32_t rows = pass->rows, d = s->width;
     xm_linear_backward_weight(pass->pool, pass->dx, state->attended, g + o->attn_output_weight,
-                              g + o->attn_output_bias, rows, d, d);
+                              gradient_at(g, o->attn_output_bias), rows, d, d);
     xm_linear_backward_input(pass->pool, pass->dx, p + o->attn_output_weight, pass->dnorm, rows, d,
                              d, false);
     xm_attention_backward(pass->pool, &pass->attention, state->qkv, state->attended,
                           state->log_sums, pass->dnorm, pass->dqkv, pass->attention_scratch);
+    if (pass->query_key.rows > 0) {
+        const xm_query_key_gradients query_key = {.q_norm = weight_at(p, o->attn_q_norm_weight),
+                                                  .k_norm = weight_at(p, o->attn_k_norm_weight),
+                                                  .raw = state->raw,
+                                                  .inverses = state->raw_inverses,
+                                                  .dqkv = pass->dqkv,
+                                                  .dq_norm = gradient_at(g, o->attn_q_norm_weight),
+                                                  .dk_norm = gradient_at(g, o->attn_k_norm_weight),
+                                                  .partial = pass->query_key_partial};
+        xm_query_key_backward(pass->pool, &pass->query_key, &query_key);
+    }
     xm_linear_backward_weight(pass->pool, pass->dqkv, state->attn_norm, g + o->attn_qkv_weight,
-                              g + o->attn_qkv_bias, rows, d, 3 * d);
+                              gradient_at(g, o->attn_qkv_bias), rows, d, 3 * d);
     xm_linear_backward_input(pass->pool, pass->dqkv, p + o->attn_qkv_weight, pass->dnorm, rows, d,
                              3 * d, false);
-    xm_layer_norm_backward(pass->pool, pass->dnorm, state->x_in, p + o->attn_norm_weight,
-                           state->attn_statistics, pass->dx, g + o->attn_norm_weight,
-                           g + o->attn_norm_bias, pass->norm_partial, rows, d);
+    xm_norm_backward(pass->pool, pass->dnorm, state->x_in, p + o->attn_norm_weight,
+                     state->attn_statistics, pass->dx, g + o->attn_norm_weight,
+                     gradient_at(g, o->attn_norm_bias), pass->norm_partial, rows, d);
+}
+
+static void backward_dense(xm_pass *pass, const float *p, float *g, int32_t block)
+{
+    const xm_network_shape *s = &pass->network->shape;
+    const xm_block_offsets *o = &pass->network->blocks[block];
+    const xm_block_state *state = &pass->blocks[block];
+    int32_t rows = pass->rows, d = s->width, ff = s->feed_forward;
+    size_t count = (size_t)rows * (size_t)ff;
+    float *dup = pass->dhidden;
+    xm_linear_backward_weight(pass->pool, pass->dx, state->activated, g + o->down_weight,
+                              gradient_at(g, o->down_bias), rows, ff, d);
+    xm_linear_backward_input(pass->pool, pass->dx, p + o->down_weight, pass->dhidden, rows, ff, d,
+                             false);
+    if (state->gates != NULL) {
+        dup = pass->dup;
+        xm_swiglu_backward(pass->pool, state->gates, state->before, pass->dhidden, pass->dhidden,
+                           dup, count);
+        xm_linear_backward_weight(pass->pool, pass->dhidden, state->ffn_norm, g + o->gate_weight,
+                                  NULL, rows, d, ff);
+        xm_linear_backward_input(pass->pool, pass->dhidden, p + o->gate_weight, pass->dnorm, rows,
+                                 d, ff, false);
+    } else {
+        xm_gelu_backward(pass->pool, state->before, pass->dhidden, pass->dhidden, count);
+    }
+    xm_linear_backward_weight(pass->pool, dup, state->ffn_norm, g + o->up_weight,
+                              gradient_at(g, o->up_bias), rows, d, ff);
+    xm_linear_backward_input(pass->pool, dup, p + o->up_weight, pass->dnorm, rows, d, ff,
+                             state->gates != NULL);
 }
 
 static void backward_ffn(xm_pass *pass, const float *p, float *g, int32_t block)
 {
     const xm_network_shape *s = &pass->network->shape;
     const xm_block_offsets *o = &pass->network->blocks[block];
-    block_state *state = &pass->blocks[block];
-    int32_t rows = pass->rows, d = s->width, ff = s->feed_forward;
+    xm_block_state *state = &pass->blocks[block];
+    int32_t rows = pass->rows, d = s->width;
     if (o->moe) {
         xm_train_moe_weights weights = moe_weights(pass->network, o, p);
         xm_train_moe_gradients gradients = {.router = g + o->router_weight,
+                                            .gate = gradient_at(g, o->gate_weight),
                                             .up = g + o->up_weight,
-                                            .up_bias = g + o->up_bias,
+                                            .up_bias = gradient_at(g, o->up_bias),
                                             .down = g + o->down_weight,
-                                            .down_bias = g + o->down_bias};
+                                            .down_bias = gradient_at(g, o->down_bias)};
         xm_train_moe_backward(pass->pool, &weights, &gradients, &state->moe, &pass->moe,
                               state->ffn_norm, pass->dx, pass->dnorm);
     } else {
-        xm_linear_backward_weight(pass->pool, pass->dx, state->activated, g + o->down_weight,
-                                  g + o->down_bias, rows, ff, d);
-        xm_linear_backward_input(pass->pool, pass->dx, p + o->down_weight, pass->dhidden, rows, ff,
-                                 d, false);
-        xm_gelu_backward(pass->pool, state->before, pass->dhidden, pass->dhidden,
-                         (size_t)rows * (size_t)ff);
-        xm_linear_backward_weight(pass->pool, pass->dhidden, state->ffn_norm, g + o->up_weight,
-                                  g + o->up_bias, rows, d, ff);
-        xm_linear_backward_input(pass->pool, pass->dhidden, p + o->up_weight, pass->dnorm, rows, d,
-                                 ff, false);
+        backward_dense(pass, p, g, block);
     }
-    xm_layer_norm_backward(pass->pool, pass->dnorm, state->x_mid, p + o->ffn_norm_weight,
-                           state->ffn_statistics, pass->dx, g + o->ffn_norm_weight,
-                           g + o->ffn_norm_bias, pass->norm_partial, rows, d);
+    xm_norm_backward(pass->pool, pass->dnorm, state->x_mid, p + o->ffn_norm_weight,
+                     state->ffn_statistics, pass->dx, g + o->ffn_norm_weight,
+                     gradient_at(g, o->ffn_norm_bias), pass->norm_partial, rows, d);
 }
 
 static void backward_embedding(const xm_pass *pass, const int32_t *tokens, float *gradients)
 {
     size_t d = (size_t)pass->network->shape.width;
     float *token_embedding = gradients + pass->network->token_embedding;
-    float *position_embedding = gradients + pass->network->position_embedding;
+    float *position_embedding = gradient_at(gradients, pass->network->position_embedding);
     for (int32_t row = 0; row < pass->rows; row++) {
         const float *dx = pass->dx + (size_t)row * d;
         xm_row_add_scaled(token_embedding + (size_t)tokens[row] * d, dx, 1.0f, d);
-        xm_row_add_scaled(position_embedding + (size_t)(row % pass->options.length) * d, dx, 1.0f,
-                          d);
+        if (position_embedding != NULL)
+            xm_row_add_scaled(position_embedding + (size_t)(row % pass->options.length) * d, dx,
+                              1.0f, d);
     }
 }
 
@@ -363,11 +256,13 @@ static void backward(xm_pass *pass, const float *p, const int32_t *tokens, float
     const xm_network *network = pass->network;
     size_t d = (size_t)network->shape.width;
     memset(pass->dx, 0, (size_t)pass->rows * d * sizeof(float));
-    xm_layer_norm_backward(pass->pool, pass->dnorm, pass->x_out, p + network->output_norm_weight,
-                           pass->out_statistics, pass->dx, g + network->output_norm_weight,
-                           g + network->output_norm_bias, pass->norm_partial, pass->rows,
-                           network->shape.width);
+    xm_norm_backward(pass->pool, pass->dnorm, pass->x_out, p + network->output_norm_weight,
+                     pass->out_statistics, pass->dx, g + network->output_norm_weight,
+                     gradient_at(g, network->output_norm_bias), pass->norm_partial, pass->rows,
+                     network->shape.width);
     for (int32_t block = network->shape.blocks - 1; block >= 0; block--) {
+        if (pass->options.recompute)
+            forward_block(pass, p, block);
         backward_ffn(pass, p, g, block);
         backward_attention(pass, p, g, block);
     }
@@ -401,11 +296,10 @@ void xm_pass_run(xm_pass *pass, const float *parameters, const int32_t *tokens,
     *result = (xm_pass_result){0};
     embed(pass, parameters, tokens, pass->blocks[0].x_in);
     for (int32_t block = 0; block < s->blocks; block++)
-        forward_block(pass, parameters, block,
-                      block + 1 < s->blocks ? pass->blocks[block + 1].x_in : pass->x_out);
-    xm_layer_norm_forward(pass->pool, pass->x_out, parameters + network->output_norm_weight,
-                          parameters + network->output_norm_bias, s->epsilon, pass->out_norm,
-                          pass->out_statistics, pass->rows, s->width);
+        forward_block(pass, parameters, block);
+    xm_norm_forward(pass->pool, pass->x_out, parameters + network->output_norm_weight,
+                    weight_at(parameters, network->output_norm_bias), s->epsilon, pass->out_norm,
+                    pass->out_statistics, pass->rows, s->width);
     xm_loss_job loss = {.h = pass->out_norm,
                         .weight = parameters + network->token_embedding,
                         .targets = targets,
@@ -439,7 +333,7 @@ void xm_pass_name_nonfinite(const xm_pass *pass, char *place, size_t size)
     size_t count = (size_t)pass->rows * (size_t)pass->network->shape.width;
     for (int32_t block = 0; pass->options.training && block < pass->network->shape.blocks;
          block++) {
-        const block_state *state = &pass->blocks[block];
+        const xm_block_state *state = &pass->blocks[block];
         const char *part = !all_finite(state->x_in, count)    ? "input"
                            : !all_finite(state->x_mid, count) ? "attention"
                                                               : NULL;

@@ -25,13 +25,14 @@ typedef struct {
 } xm_pass_result;
 
 /* length: tokens of each sequence, at most the context. capacity_factor 0: no capacity limit, as in
- * serving. training: makes what a backward pass needs. */
+ * serving. training: makes what a backward pass needs. recompute: keeps of every block only its
+ * input, and makes the rest again in the backward pass: a third more work in far less memory. */
 typedef struct {
     int32_t sequences, length;
     float capacity_factor;
     int32_t min_capacity;
     float balance_weight, entropy_weight;
-    bool training;
+    bool training, recompute;
 } xm_pass_options;
 
 xmoe_status xm_pass_create(const xm_network *network, xm_pool *pool, const xm_pass_options *options,

@@ -220,6 +220,25 @@ XM_CLONES void xm_row_gelu_backward(float *dx, const float *dy, const float *x, 
     }
 }
 
+XM_CLONES void xm_row_swiglu(float *restrict y, const float *restrict gate,
+                             const float *restrict up, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        y[i] = gate[i] / (1.0f + exp_approximation(-gate[i])) * up[i];
+}
+
+XM_CLONES void xm_row_swiglu_backward(float *dgate, float *restrict dup, const float *dy,
+                                      const float *restrict gate, const float *restrict up,
+                                      float scale, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        float v = gate[i], g = scale * dy[i];
+        float s = 1.0f / (1.0f + exp_approximation(-v));
+        dup[i] = g * v * s;
+        dgate[i] = g * up[i] * s * (1.0f + v * (1.0f - s));
+    }
+}
+
 XM_CLONES void xm_row_layer_norm(float *restrict y, const float *restrict x,
                                  const float *restrict weight, const float *restrict bias,
                                  float epsilon, float *mean_out, float *inverse_out, size_t count)
@@ -267,6 +286,42 @@ XM_CLONES void xm_row_layer_norm_backward(float *restrict dx, float *restrict dw
         dweight[i] += dy[i] * normal;
         dbias[i] += dy[i];
         dx[i] += inverse * (dy[i] * weight[i] - mean_g - normal * mean_gx);
+    }
+}
+
+XM_CLONES void xm_row_rms_norm(float *restrict y, const float *restrict x,
+                               const float *restrict weight, float epsilon, float *inverse_out,
+                               size_t count)
+{
+    lanes sum = {0};
+    float rest = 0;
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        sum += LOAD(x + i) * LOAD(x + i);
+    for (; i < count; i++)
+        rest += x[i] * x[i];
+    float inverse = 1.0f / sqrtf((add_lanes(&sum) + rest) / (float)count + epsilon);
+    for (i = 0; i < count; i++)
+        y[i] = x[i] * inverse * weight[i];
+    *inverse_out = inverse;
+}
+
+XM_CLONES void xm_row_rms_norm_backward(float *restrict dx, float *restrict dweight,
+                                        const float *restrict dy, const float *restrict x,
+                                        const float *restrict weight, float inverse, size_t count)
+{
+    lanes sum = {0}; /* of dy * weight * normalised x */
+    float rest = 0;
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        sum += LOAD(dy + i) * LOAD(weight + i) * (LOAD(x + i) * inverse);
+    for (; i < count; i++)
+        rest += dy[i] * weight[i] * (x[i] * inverse);
+    float mean = (add_lanes(&sum) + rest) / (float)count;
+    for (i = 0; i < count; i++) {
+        float normal = x[i] * inverse;
+        dweight[i] += dy[i] * normal;
+        dx[i] += inverse * (dy[i] * weight[i] - normal * mean);
     }
 }
 

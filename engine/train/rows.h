@@ -38,6 +38,12 @@ void xm_row_gelu(float *y, const float *x, size_t count);
 /* dx = scale * dy * gelu'(x); dx may be dy */
 void xm_row_gelu_backward(float *dx, const float *dy, const float *x, float scale, size_t count);
 
+/* SwiGLU: y = gate * sigmoid(gate) * up */
+void xm_row_swiglu(float *y, const float *gate, const float *up, size_t count);
+/* From scale * dy; dgate may be dy. */
+void xm_row_swiglu_backward(float *dgate, float *dup, const float *dy, const float *gate,
+                            const float *up, float scale, size_t count);
+
 /* One LayerNorm row; mean and 1/sqrt(variance + epsilon) are kept for the backward pass. */
 void xm_row_layer_norm(float *y, const float *x, const float *weight, const float *bias,
                        float epsilon, float *mean, float *inverse, size_t count);
@@ -45,6 +51,13 @@ void xm_row_layer_norm(float *y, const float *x, const float *weight, const floa
 void xm_row_layer_norm_backward(float *dx, float *dweight, float *dbias, const float *dy,
                                 const float *x, const float *weight, float mean, float inverse,
                                 size_t count);
+
+/* One RMSNorm row; 1/sqrt(mean square + epsilon) is kept for the backward pass. */
+void xm_row_rms_norm(float *y, const float *x, const float *weight, float epsilon, float *inverse,
+                     size_t count);
+/* dx += gradient of one row; dweight accumulates. */
+void xm_row_rms_norm_backward(float *dx, float *dweight, const float *dy, const float *x,
+                              const float *weight, float inverse, size_t count);
 
 /* The constants of one AdamW step, equal for all elements of a range. */
 typedef struct {
