@@ -205,6 +205,7 @@ static xmoe_status read_groups(xm_decoder_job *job, xmoe_error *error)
     return XMOE_OK;
 }
 
+/* router.type and router.threshold are ours: what xmoe-train writes into files of the families. */
 static xmoe_status read_rules(xm_decoder_job *job, xmoe_error *error)
 {
     const xm_loader *loader = job->loader;
@@ -217,6 +218,9 @@ static xmoe_status read_rules(xm_decoder_job *job, xmoe_error *error)
     router->normalize = job->decoder->normalize;
     if ((status = xm_key_size(loader, "expert_used_count", true, info->expert_count, &router->top_k,
                               error)) != XMOE_OK ||
+        (status = xm_key_router_type(loader, &router->type, error)) != XMOE_OK ||
+        (status = xm_key_number(loader, "router.threshold", false, 0.0, 1.0, &router->threshold,
+                                error)) != XMOE_OK ||
         (status = xm_key_flag(loader, "expert_weights_norm", &router->normalize, error)) !=
             XMOE_OK ||
         (status = xm_key_number(loader, "expert_weights_scale", false, 0.0, 1e6,

@@ -72,23 +72,6 @@ static xmoe_status read_feed_forward(xm_loader *loader, xmoe_error *error)
                        &info->expert_feed_forward_length, error);
 }
 
-static xmoe_status read_router_type(const xm_loader *loader, xmoe_router_type *type,
-                                    xmoe_error *error)
-{
-    xm_string text = {0};
-    xmoe_status status = xm_key_text(loader, "router.type", &text, error);
-    if (status != XMOE_OK || text.data == NULL)
-        return status;
-    char name[16] = "";
-    if (text.length < sizeof name)
-        memcpy(name, text.data, text.length);
-    if (!xmoe_router_type_parse(name, type))
-        return xm_key_fail(loader, "router.type", error,
-                           "is '%.*s', expected threshold, top_k or dense",
-                           (int)(text.length < 32 ? text.length : 32), text.data);
-    return XMOE_OK;
-}
-
 /* What the type does not use is kept where the file gives it, as the start of a user's own setting:
  * threshold 1 and one expert where it gives nothing. */
 static xmoe_status read_router(xm_loader *loader, xmoe_error *error)
@@ -97,7 +80,7 @@ static xmoe_status read_router(xm_loader *loader, xmoe_error *error)
     bool any = info->moe_layer_count > 0;
     xmoe_router router = {
         .type = XMOE_ROUTER_THRESHOLD, .threshold = 1.0f, .top_k = 1, .min_experts = 1};
-    xmoe_status status = read_router_type(loader, &router.type, error);
+    xmoe_status status = xm_key_router_type(loader, &router.type, error);
     if (status != XMOE_OK)
         return status;
     status = xm_key_number(loader, "router.threshold", any && router.type == XMOE_ROUTER_THRESHOLD,

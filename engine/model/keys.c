@@ -90,3 +90,19 @@ bool xm_key_text_is(xm_string text, const char *expected)
 {
     return text.length == strlen(expected) && memcmp(text.data, expected, text.length) == 0;
 }
+
+xmoe_status xm_key_router_type(const xm_loader *loader, xmoe_router_type *type, xmoe_error *error)
+{
+    xm_string text = {0};
+    xmoe_status status = xm_key_text(loader, "router.type", &text, error);
+    if (status != XMOE_OK || text.data == NULL)
+        return status;
+    char name[16] = "";
+    if (text.length < sizeof name)
+        memcpy(name, text.data, text.length);
+    if (!xmoe_router_type_parse(name, type))
+        return xm_key_fail(loader, "router.type", error,
+                           "is '%.*s', expected threshold, top_k or dense",
+                           (int)(text.length < 32 ? text.length : 32), text.data);
+    return XMOE_OK;
+}

@@ -8,28 +8,61 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A key of the architecture: "llama.context_length". */
+static const char *key_of(char name[64], const xm_network_shape *s, const char *rest)
+{
+    snprintf(name, 64, "%s.%s", xm_architecture_name(s->architecture), rest);
+    return name;
+}
+
+static void write_router_keys(xm_gguf_writer *writer, const xm_network_shape *s)
+{
+    char name[64];
+    bool xmoe = s->architecture == XM_ARCHITECTURE_XMOE;
+    int32_t top_k = xmoe || s->router == XMOE_ROUTER_TOP_K ? s->top_k : s->experts;
+    xm_gguf_writer_u32(writer, key_of(name, s, "expert_count"), (uint32_t)s->experts);
+    xm_gguf_writer_u32(writer, key_of(name, s, "expert_feed_forward_length"),
+                       (uint32_t)s->expert_feed_forward);
+    xm_gguf_writer_string(writer, key_of(name, s, "router.type"), xmoe_router_type_name(s->router));
+    xm_gguf_writer_f32(writer, key_of(name, s, "router.threshold"), s->threshold);
+    /* Who knows no other router takes these many of the best: of the families' files all, where
+     * the network was trained with a threshold. */
+    xm_gguf_writer_u32(writer, key_of(name, s, "expert_used_count"), (uint32_t)top_k);
+    if (xmoe)
+        xm_gguf_writer_bool(writer, "xmoe.router.normalize", false);
+}
+
 static void write_keys(xm_gguf_writer *writer, const xm_network_shape *s,
                        const xm_model_labels *labels)
 {
-    xm_gguf_writer_string(writer, "general.architecture", "xmoe");
+    char name[64];
+    bool xmoe = s->architecture == XM_ARCHITECTURE_XMOE;
+    int32_t hidden =
+        s->architecture == XM_ARCHITECTURE_OLMOE ? s->expert_feed_forward : s->feed_forward;
+    xm_gguf_writer_string(writer, "general.architecture", xm_architecture_name(s->architecture));
     if (labels->name != NULL)
         xm_gguf_writer_string(writer, "general.name", labels->name);
     if (labels->license != NULL)
         xm_gguf_writer_string(writer, "general.license", labels->license);
     if (labels->description != NULL)
         xm_gguf_writer_string(writer, "general.description", labels->description);
-    xm_gguf_writer_u32(writer, "xmoe.context_length", (uint32_t)s->context);
-    xm_gguf_writer_u32(writer, "xmoe.embedding_length", (uint32_t)s->width);
-    xm_gguf_writer_u32(writer, "xmoe.block_count", (uint32_t)s->blocks);
-    xm_gguf_writer_u32(writer, "xmoe.attention.head_count", (uint32_t)s->heads);
-    xm_gguf_writer_f32(writer, "xmoe.attention.layer_norm_epsilon", s->epsilon);
-    xm_gguf_writer_u32(writer, "xmoe.feed_forward_length", (uint32_t)s->feed_forward);
-    xm_gguf_writer_u32(writer, "xmoe.expert_count", (uint32_t)s->experts);
-    xm_gguf_writer_u32(writer, "xmoe.expert_feed_forward_length", (uint32_t)s->expert_feed_forward);
-    xm_gguf_writer_string(writer, "xmoe.router.type", xmoe_router_type_name(s->router));
-    xm_gguf_writer_f32(writer, "xmoe.router.threshold", s->threshold);
-    xm_gguf_writer_u32(writer, "xmoe.expert_used_count", (uint32_t)s->top_k);
-    xm_gguf_writer_bool(writer, "xmoe.router.normalize", false);
+    xm_gguf_writer_u32(writer, key_of(name, s, "context_length"), (uint32_t)s->context);
+    xm_gguf_writer_u32(writer, key_of(name, s, "embedding_length"), (uint32_t)s->width);
+    xm_gguf_writer_u32(writer, key_of(name, s, "block_count"), (uint32_t)s->blocks);
+    xm_gguf_writer_u32(writer, key_of(name, s, "attention.head_count"), (uint32_t)s->heads);
+    xm_gguf_writer_f32(
+        writer,
+        key_of(name, s, xmoe ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon"),
+        s->epsilon);
+    xm_gguf_writer_u32(writer, key_of(name, s, "feed_forward_length"), (uint32_t)hidden);
+    if (!xmoe) {
+        xm_gguf_writer_u32(writer, key_of(name, s, "attention.head_count_kv"), (uint32_t)s->heads);
+        xm_gguf_writer_u32(writer, key_of(name, s, "rope.dimension_count"),
+                           (uint32_t)(s->width / s->heads));
+        xm_gguf_writer_f32(writer, key_of(name, s, "rope.freq_base"), (float)XM_ROPE_BASE);
+    }
+    if (s->architecture != XM_ARCHITECTURE_LLAMA)
+        write_router_keys(writer, s);
 }
 
 static void write_tokenizer(xm_gguf_writer *writer, const xm_vocabulary *vocabulary,
@@ -73,30 +106,45 @@ xmoe_status xm_model_file_write(const char *path, const xm_network *network,
     return status;
 }
 
+static xmoe_status read_count(const xm_gguf *file, const char *key, int32_t *value,
+                              xmoe_error *error)
+{
+    uint32_t count = 0;
+    xmoe_status status = xm_gguf_get_u32(file, key, &count, NULL, error);
+    if (status == XMOE_OK && count > INT32_MAX)
+        return xm_fail(error, XMOE_ERROR_FORMAT, "%s is %u", key, count);
+    *value = (int32_t)count;
+    return status;
+}
+
 static xmoe_status read_counts(const xm_gguf *file, xm_network_shape *s, xmoe_error *error)
 {
+    bool llama = s->architecture == XM_ARCHITECTURE_LLAMA;
     const struct {
         const char *key;
         int32_t *value;
+        bool there;
     } keys[] = {
-        {"xmoe.context_length", &s->context},
-        {"xmoe.embedding_length", &s->width},
-        {"xmoe.block_count", &s->blocks},
-        {"xmoe.attention.head_count", &s->heads},
-        {"xmoe.feed_forward_length", &s->feed_forward},
-        {"xmoe.expert_count", &s->experts},
-        {"xmoe.expert_feed_forward_length", &s->expert_feed_forward},
+        {"context_length", &s->context, true},
+        {"embedding_length", &s->width, true},
+        {"block_count", &s->blocks, true},
+        {"attention.head_count", &s->heads, true},
+        {"feed_forward_length", &s->feed_forward, true},
+        {"expert_count", &s->experts, !llama},
+        {"expert_feed_forward_length", &s->expert_feed_forward, !llama},
     };
-    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
-        uint32_t value = 0;
-        xmoe_status status = xm_gguf_get_u32(file, keys[i].key, &value, NULL, error);
-        if (status != XMOE_OK)
-            return status;
-        if (value > INT32_MAX)
-            return xm_fail(error, XMOE_ERROR_FORMAT, "%s is %u", keys[i].key, value);
-        *keys[i].value = (int32_t)value;
-    }
-    return XMOE_OK;
+    xmoe_status status = XMOE_OK;
+    char name[64];
+    s->experts = s->expert_feed_forward = 1;
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0] && status == XMOE_OK; i++)
+        if (keys[i].there)
+            status = read_count(file, key_of(name, s, keys[i].key), keys[i].value, error);
+    if (status != XMOE_OK)
+        return status;
+    const char *epsilon = s->architecture == XM_ARCHITECTURE_XMOE
+                              ? "attention.layer_norm_epsilon"
+                              : "attention.layer_norm_rms_epsilon";
+    return xm_gguf_get_f32(file, key_of(name, s, epsilon), &s->epsilon, NULL, error);
 }
 
 /* The trainer knows one pattern: every moe_every-th block. */
@@ -120,16 +168,20 @@ static xmoe_status read_pattern(const xm_gguf *file, xm_network_shape *s, xmoe_e
 static xmoe_status read_router(const xm_gguf *file, xm_network_shape *s, xmoe_error *error)
 {
     xm_string type = {"threshold", 9};
+    char key[64];
     bool found = false, normalize = false;
     uint32_t top_k = 1;
     s->threshold = 0.9f;
-    xmoe_status status = xm_gguf_get_string(file, "xmoe.router.type", &type, &found, error);
+    xmoe_status status =
+        xm_gguf_get_string(file, key_of(key, s, "router.type"), &type, &found, error);
     if (status == XMOE_OK)
-        status = xm_gguf_get_f32(file, "xmoe.router.threshold", &s->threshold, &found, error);
+        status =
+            xm_gguf_get_f32(file, key_of(key, s, "router.threshold"), &s->threshold, &found, error);
     if (status == XMOE_OK)
-        status = xm_gguf_get_u32(file, "xmoe.expert_used_count", &top_k, &found, error);
+        status = xm_gguf_get_u32(file, key_of(key, s, "expert_used_count"), &top_k, &found, error);
     if (status == XMOE_OK)
-        status = xm_gguf_get_bool(file, "xmoe.router.normalize", &normalize, &found, error);
+        status =
+            xm_gguf_get_bool(file, key_of(key, s, "router.normalize"), &normalize, &found, error);
     if (status != XMOE_OK)
         return status;
     char name[32];
@@ -151,9 +203,13 @@ xmoe_status xm_model_file_shape(const xm_gguf *file, xm_network_shape *shape, xm
         xm_gguf_get_string(file, "general.architecture", &architecture, NULL, error);
     if (status != XMOE_OK)
         return status;
-    if (architecture.length != 4 || memcmp(architecture.data, "xmoe", 4) != 0)
+    char known[16];
+    snprintf(known, sizeof known, "%.*s", architecture.length < 15 ? (int)architecture.length : 15,
+             architecture.data);
+    if (!xm_architecture_parse(known, &shape->architecture))
         return xm_fail(error, XMOE_ERROR_UNSUPPORTED,
-                       "general.architecture is not xmoe: the trainer knows no other");
+                       "general.architecture is '%s': the trainer knows xmoe, llama and olmoe",
+                       known);
     if (xm_gguf_find_tensor(file, "output.weight") != NULL)
         return xm_fail(error, XMOE_ERROR_UNSUPPORTED,
                        "output.weight: the trainer knows only tied output matrices");
@@ -162,9 +218,6 @@ xmoe_status xm_model_file_shape(const xm_gguf *file, xm_network_shape *shape, xm
         return xm_fail(error, XMOE_ERROR_FORMAT, "token_embd.weight is missing or too large");
     shape->vocabulary = (int32_t)embedding->shape[1];
     status = read_counts(file, shape, error);
-    if (status == XMOE_OK)
-        status = xm_gguf_get_f32(file, "xmoe.attention.layer_norm_epsilon", &shape->epsilon, NULL,
-                                 error);
     if (status == XMOE_OK && (shape->blocks < 1 || shape->blocks > XMOE_MAX_LAYERS))
         status = xm_fail(error, XMOE_ERROR_FORMAT, "xmoe.block_count is %d", shape->blocks);
     if (status == XMOE_OK)

@@ -1,5 +1,5 @@
 /*
- * model_file.h - a network in training as a GGUF file of architecture xmoe, and back.
+ * model_file.h - a network in training as a GGUF file of its architecture, and back.
  */
 #ifndef XM_TRAIN_MODEL_FILE_H
 #define XM_TRAIN_MODEL_FILE_H
