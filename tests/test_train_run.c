@@ -141,17 +141,17 @@ static void test_loss_falls(void **state)
     const xm_trainer_options options = toy_options();
     run r;
     start(&r, &options, 2);
-    xm_evaluation before, after;
-    assert_int_equal(xm_trainer_validate(r.trainer, 0, 0, &before, NULL), XMOE_OK);
+    xm_evaluation before[2], after[2];
+    assert_int_equal(xm_trainer_validate(r.trainer, 0, before, NULL), XMOE_OK);
     double first = step(&r, 1), last = step(&r, 39);
-    assert_int_equal(xm_trainer_validate(r.trainer, 0, 0, &after, NULL), XMOE_OK);
+    assert_int_equal(xm_trainer_validate(r.trainer, 0, after, NULL), XMOE_OK);
     double uniform = log(xm_vocabulary_size(&r.corpus.vocabulary));
     assert_true(fabs(first - uniform) < 0.2);
     assert_true(last < 0.6 * first);
-    assert_true(xm_bits_per_byte(&after) < 0.6 * xm_bits_per_byte(&before));
+    assert_true(xm_bits_per_byte(&after[0]) < 0.6 * xm_bits_per_byte(&before[0]));
     /* Every token but the first is predicted once, every byte of text belongs to one. */
-    assert_int_equal(after.tokens, r.corpus.valid[0].count - 1);
-    assert_int_equal(after.bytes, r.corpus.valid[0].text_bytes);
+    assert_int_equal(after[0].tokens, r.corpus.valid[0].count - 1);
+    assert_int_equal(after[0].bytes, r.corpus.valid[0].text_bytes);
     finish(&r);
 }
 
