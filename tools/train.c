@@ -6,6 +6,7 @@
  * processes train one model together. All do the same; rank 0 alone writes files and speaks.
  */
 #include "cli.h"
+#include "train_bench.h"
 
 #include "train/run.h"
 
@@ -25,7 +26,7 @@ typedef struct {
     int32_t steps, validate_every, validation_windows, checkpoint_every, log_every, threads, seed;
     int32_t stride, warmup, groups;
     double rate, final_rate;
-    bool resume, quiet;
+    bool resume, bench, quiet;
     xm_trainer_options trainer;
     xm_corpus_options corpus;
     char domain_names[256];
@@ -231,11 +232,8 @@ static xmoe_status train_together(settings *s, xmoe_error *error)
     return status;
 }
 
-static int train(settings *s)
+static int fill_trainer(settings *s)
 {
-    int wrong = split_domains(s);
-    if (wrong != CLI_OK)
-        return wrong;
     s->trainer.rule.peak_rate = s->rate;
     s->trainer.rule.final_rate = s->final_rate;
     s->trainer.rule.warmup_steps = s->warmup;
@@ -246,6 +244,16 @@ static int train(settings *s)
     s->trainer.groups = s->groups > 0 ? s->groups : s->trainer.sequences;
     if (!xmoe_router_type_parse(s->router, &s->trainer.shape.router))
         return cli_wrong("--router %s is unknown", s->router);
+    return CLI_OK;
+}
+
+static int train(settings *s)
+{
+    int wrong = split_domains(s);
+    if (wrong == CLI_OK)
+        wrong = fill_trainer(s);
+    if (wrong != CLI_OK)
+        return wrong;
     s->corpus.data = s->data;
     s->corpus.directory = s->directory;
     s->corpus.sample_bytes = s->sample_bytes;
@@ -448,6 +456,9 @@ int main(int argc, char **argv)
              .help = "train nothing: measure a model on the texts TEXT... as serving would"),
         FLAG("stride", "N", CLI_INT, &s.stride, .maximum = 65536, .default_text = "context",
              .help = "with --evaluate: tokens between windows"),
+        FLAG("bench", NULL, CLI_BOOL, &s.bench,
+             .help = "train nothing: measure one MoE layer of this shape, forward and backward, "
+                     "beside BLAS"),
         FLAG("quiet", NULL, CLI_BOOL, &s.quiet, .help = "no progress"),
     };
     const cli_program program = {
@@ -472,6 +483,10 @@ int main(int argc, char **argv)
         return cli_wrong("texts are for --evaluate; to train, give --data");
     if (s.evaluate != NULL && arguments.count == 0)
         return cli_wrong("--evaluate needs texts to measure on");
+    if (s.bench) {
+        int wrong = fill_trainer(&s);
+        return wrong == CLI_OK ? train_bench(&s.trainer) : wrong;
+    }
     cli_catch_interrupt();
     return s.evaluate != NULL ? measure(&s, &arguments) : train(&s);
 }
