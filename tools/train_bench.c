@@ -287,7 +287,8 @@ static xmoe_status run(bench *b, xm_workers *workers, xmoe_error *error)
         "kept\n",
         b->width, b->experts, b->hidden, b->rows, b->threads, b->threads > 1 ? "s" : "",
         kept_pairs(b) / b->threads / b->rows);
-    printf("BLAS on a square of 1024: %.1f GFLOP/s\n\n", peak * 1e-9);
+    printf("BLAS (%s kernels) on a square of 1024: %.1f GFLOP/s\n\n", xm_gemm_kernels(),
+           peak * 1e-9);
     printf("%-9s %10s %16s %9s %16s\n", "", "GFLOP/s", "products alone", "of them",
            "of the square");
     print_row("forward", median(rates[FORWARD], ROUNDS), median(rates[FORWARD_PRODUCTS], ROUNDS),
