@@ -32,7 +32,8 @@ TOOL_LIBS   = -Wl,--as-needed $(shell pkg-config --libs libcjson libcurl)
 # The engine without its training wing. Files *_simd.c are compiled once per instruction set.
 SIMD_SOURCES   := $(wildcard engine/*/*_simd.c)
 ENGINE_SOURCES := $(filter-out engine/train/% $(SIMD_SOURCES),$(wildcard engine/*/*.c))
-TRAIN_SOURCES  := $(wildcard engine/train/*.c)
+# ranks_mpi.c is the program's that runs under mpirun: made where there is an MPI.
+TRAIN_SOURCES  := $(filter-out engine/train/ranks_mpi.c,$(wildcard engine/train/*.c))
 SERVER_SOURCES := $(wildcard server/*.c)
 TEST_SOURCES   := $(wildcard tests/test_*.c)
 TEST_HELPERS   := $(filter-out $(TEST_SOURCES),$(wildcard tests/*.c))
@@ -54,7 +55,8 @@ ENGINE_OBJECTS := $(call objects,$(ENGINE_SOURCES)) $(SIMD_OBJECTS)
 TRAIN_OBJECTS  := $(call objects,$(TRAIN_SOURCES))
 SERVER_OBJECTS := $(call objects,$(SERVER_SOURCES))
 
-PROGRAMS := $(BUILD)/xmoe-server $(TOOLS:%=$(BUILD)/xmoe-%)
+MPI      := $(shell pkg-config --exists mpi-c && echo mpi-c)
+PROGRAMS := $(BUILD)/xmoe-server $(TOOLS:%=$(BUILD)/xmoe-%) $(if $(MPI),$(BUILD)/xmoe-train-mpi)
 LIBRARY  := $(BUILD)/libxmoe.a
 SHARED   := $(BUILD)/libxmoe.so
 TESTS    := $(TEST_SOURCES:tests/%.c=$(BUILD)/tests/%)
@@ -144,6 +146,11 @@ $(BUILD)/obj/server/%.o: server/%.c
 $(BUILD)/obj/server/openapi.o: config/openapi.json # embedded
 $(BUILD)/obj/server/dashboard.o: $(wildcard server/dashboard/*.html server/dashboard/*.css server/dashboard/*.js)
 
+$(BUILD)/obj/engine/train/ranks_mpi.o: engine/train/ranks_mpi.c
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(shell pkg-config --cflags mpi-c) -c $< -o $@
+
 $(BUILD)/obj/engine/train/%.o: engine/train/%.c
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
@@ -191,6 +198,12 @@ $(BUILD)/libxmoe-tools.a: $(call objects,$(TOOL_HELPERS))
 $(BUILD)/xmoe-train: $(BUILD)/obj/tools/train.o $(BUILD)/libxmoe-tools.a $(BUILD)/libxmoe-train.a $(LIBRARY)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ -o $@ $(TRAIN_LIBS) $(ENGINE_LIBS)
+
+# The same with ranks_mpi.o before the library, whose ranks_alone.o is then not asked for.
+$(BUILD)/xmoe-train-mpi: $(BUILD)/obj/tools/train.o $(BUILD)/obj/engine/train/ranks_mpi.o \
+    $(BUILD)/libxmoe-tools.a $(BUILD)/libxmoe-train.a $(LIBRARY)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(LDFLAGS) $^ -o $@ $(TRAIN_LIBS) $(shell pkg-config --libs mpi-c) $(ENGINE_LIBS)
 
 $(BUILD)/xmoe-%: $(BUILD)/obj/tools/%.o $(BUILD)/libxmoe-tools.a $(LIBRARY)
 	$(call say,LINK,$@)

@@ -2,7 +2,7 @@
 # Installs the Debian packages that xmoe needs, and only those that are missing. The one place where
 # dependencies are named; the Makefile, the Dockerfile and CI all call it.
 #
-#   deploy/install-deps.sh [build] [runtime] [test] [lint] [container] [monitor] [browser]
+#   deploy/install-deps.sh [build] [runtime] [mpi] [test] [lint] [container] [monitor] [browser]
 #
 # Without a group: build.
 set -eu
@@ -10,6 +10,7 @@ set -eu
 build="gcc libc6-dev make pkg-config libmicrohttpd-dev libcjson-dev libopenblas-pthread-dev libpcre2-dev
        libcurl4-openssl-dev"
 runtime="libmicrohttpd12 libcjson1 libopenblas0-pthread libpcre2-8-0 libcurl4"
+mpi="libopenmpi-dev openmpi-bin" # for xmoe-train-mpi, which is made where there is an MPI
 test="libcmocka-dev curl python3 xz-utils"
 lint="clang-format clang-tidy cppcheck"
 container="buildah debootstrap"
@@ -21,13 +22,14 @@ for group in "${@:-build}"; do
     case $group in
     build) packages="$packages $build" ;;
     runtime) packages="$packages $runtime" ;;
-    test) packages="$packages $build $test" ;;
+    mpi) packages="$packages $mpi" ;;
+    test) packages="$packages $build $mpi $test" ;;
     lint) packages="$packages $build $lint" ;;
     container) packages="$packages $container" ;;
     monitor) packages="$packages $monitor" ;;
     browser) packages="$packages $browser" ;;
     *)
-        echo "install-deps.sh: unknown group '$group' (build, runtime, test, lint, container, monitor, browser)" >&2
+        echo "install-deps.sh: unknown group '$group' (build, runtime, mpi, test, lint, container, monitor, browser)" >&2
         exit 2
         ;;
     esac

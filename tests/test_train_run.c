@@ -9,123 +9,14 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "base/memory.h"
-#include "train/run.h"
+#include "train_fixture.h"
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-static char directory[] = "/tmp/xmoe-test-train-XXXXXX";
-
-static void path_of(char path[256], const char *name)
-{
-    snprintf(path, 256, "%s/%s", directory, name);
-}
-
-static void write_text(const char *name, const char *const *sentences, int count, int repeats)
-{
-    char path[256];
-    path_of(path, name);
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    for (int i = 0; i < repeats; i++)
-        fprintf(file, "%s %s\n%s", sentences[i % count], sentences[i * i % count],
-                i % 5 == 4 ? "<|endoftext|>\n" : "");
-    fclose(file);
-}
-
-static const char *const prose[] = {"The cat sat on the mat.", "A dog ran over the hill.",
-                                    "The sun rose over the sea.", "They sat and ran."};
-static const char *const source[] = {"int a = 1;", "if (a > 2) return;", "for (;;) a = a + 1;"};
-
-static int set_up(void **state)
-{
-    (void)state;
-    if (mkdtemp(directory) == NULL)
-        return -1;
-    write_text("prose.train.txt", prose, 4, 300);
-    write_text("prose.valid.txt", prose, 4, 40);
-    write_text("source.train.txt", source, 3, 200);
-    write_text("source.valid.txt", source, 3, 30);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    char command[256];
-    snprintf(command, sizeof command, "rm -rf %s", directory);
-    return system(command);
-}
-
-/* A run: corpus, pool, trainer. */
-typedef struct {
-    xm_pool *pool;
-    xm_corpus corpus;
-    xm_trainer *trainer;
-} run;
-
-static xm_trainer_options toy_options(void)
-{
-    return (xm_trainer_options){.shape = {.context = 24,
-                                          .width = 32,
-                                          .blocks = 2,
-                                          .heads = 2,
-                                          .feed_forward = 64,
-                                          .experts = 6,
-                                          .expert_feed_forward = 16,
-                                          .moe_every = 2,
-                                          .epsilon = 1e-5f,
-                                          .threshold = 0.8f,
-                                          .top_k = 2,
-                                          .init_std = 0.02f,
-                                          .router_std = 1.0f},
-                                .sequences = 4,
-                                .groups = 2,
-                                .rule = {.peak_rate = 1e-2,
-                                         .final_rate = 1e-3,
-                                         .warmup_steps = 4,
-                                         .total_steps = 40,
-                                         .beta1 = 0.9,
-                                         .beta2 = 0.95,
-                                         .weight_decay = 0.1,
-                                         .clip = 1.0},
-                                .capacity_factor = 2.0f,
-                                .min_capacity = 4,
-                                .balance_weight = 0.01f,
-                                .seed = 9};
-}
-
-/* *r must stay where it is: the trainer points into its corpus. */
-static void start(run *r, const xm_trainer_options *options, int32_t threads)
-{
-    *r = (run){0};
-    const xm_corpus_options corpus = {.data = directory,
-                                      .directory = directory,
-                                      .names = {"prose", "source"},
-                                      .domain_count = 2,
-                                      .vocabulary = 300,
-                                      .sample_bytes = 1 << 20};
-    xm_trainer_options mine = *options;
-    mine.threads = threads;
-    xmoe_error error = {0};
-    assert_int_equal(xm_pool_create(threads, &r->pool, NULL), XMOE_OK);
-    if (xm_corpus_open(&corpus, r->pool, NULL, NULL, &r->corpus, &error) != XMOE_OK ||
-        xm_trainer_create(&mine, &r->corpus, &r->trainer, &error) != XMOE_OK)
-        fail_msg("%s", error.message);
-}
-
-static void finish(run *r)
-{
-    xm_trainer_free(r->trainer);
-    xm_corpus_free(&r->corpus);
-    xm_pool_free(r->pool);
-}
-
-static double step(run *r, int count)
+static double step(train_run *r, int count)
 {
     xm_step_report report = {0};
     xmoe_error error;
@@ -138,46 +29,46 @@ static double step(run *r, int count)
 static void test_loss_falls(void **state)
 {
     (void)state;
-    const xm_trainer_options options = toy_options();
-    run r;
-    start(&r, &options, 2);
-    xm_evaluation before, after;
-    assert_int_equal(xm_trainer_validate(r.trainer, 0, 0, &before, NULL), XMOE_OK);
+    const xm_trainer_options options = train_toy_options();
+    train_run r;
+    train_start(&r, &options, 2);
+    xm_evaluation before[2], after[2];
+    assert_int_equal(xm_trainer_validate(r.trainer, 0, before, NULL), XMOE_OK);
     double first = step(&r, 1), last = step(&r, 39);
-    assert_int_equal(xm_trainer_validate(r.trainer, 0, 0, &after, NULL), XMOE_OK);
+    assert_int_equal(xm_trainer_validate(r.trainer, 0, after, NULL), XMOE_OK);
     double uniform = log(xm_vocabulary_size(&r.corpus.vocabulary));
     assert_true(fabs(first - uniform) < 0.2);
     assert_true(last < 0.6 * first);
-    assert_true(xm_bits_per_byte(&after) < 0.6 * xm_bits_per_byte(&before));
+    assert_true(xm_bits_per_byte(&after[0]) < 0.6 * xm_bits_per_byte(&before[0]));
     /* Every token but the first is predicted once, every byte of text belongs to one. */
-    assert_int_equal(after.tokens, r.corpus.valid[0].count - 1);
-    assert_int_equal(after.bytes, r.corpus.valid[0].text_bytes);
-    finish(&r);
+    assert_int_equal(after[0].tokens, r.corpus.valid[0].count - 1);
+    assert_int_equal(after[0].bytes, r.corpus.valid[0].text_bytes);
+    train_finish(&r);
 }
 
 static void test_resume_to_the_bit(void **state)
 {
     (void)state;
-    const xm_trainer_options options = toy_options();
+    const xm_trainer_options options = train_toy_options();
     char path[256];
-    path_of(path, "checkpoint");
-    run whole;
-    start(&whole, &options, 1);
+    train_path(path, "checkpoint");
+    train_run whole;
+    train_start(&whole, &options, 1);
     (void)step(&whole, 6);
-    run part;
-    start(&part, &options, 2);
+    train_run part;
+    train_start(&part, &options, 2);
     (void)step(&part, 3);
     assert_int_equal(xm_trainer_save(part.trainer, path, NULL), XMOE_OK);
-    finish(&part);
-    run rest;
-    start(&rest, &options, 3);
+    train_finish(&part);
+    train_run rest;
+    train_start(&rest, &options, 3);
     assert_int_equal(xm_trainer_load(rest.trainer, path, NULL), XMOE_OK);
     assert_int_equal(xm_trainer_steps_done(rest.trainer), 3);
     (void)step(&rest, 3);
     assert_memory_equal(xm_trainer_parameters(whole.trainer), xm_trainer_parameters(rest.trainer),
                         xm_trainer_network(whole.trainer)->total * sizeof(float));
-    finish(&whole);
-    finish(&rest);
+    train_finish(&whole);
+    train_finish(&rest);
 }
 
 static void damage(const char *path, long at)
@@ -194,31 +85,31 @@ static void damage(const char *path, long at)
 static void test_checkpoints_that_do_not_fit(void **state)
 {
     (void)state;
-    xm_trainer_options options = toy_options();
+    xm_trainer_options options = train_toy_options();
     char path[256];
     xmoe_error error;
-    path_of(path, "other");
-    run r;
-    start(&r, &options, 1);
+    train_path(path, "other");
+    train_run r;
+    train_start(&r, &options, 1);
     assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_IO);
     assert_int_equal(xm_trainer_save(r.trainer, path, NULL), XMOE_OK);
-    finish(&r);
+    train_finish(&r);
 
     options.shape.experts = 5;
-    start(&r, &options, 1);
+    train_start(&r, &options, 1);
     assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_FORMAT);
     assert_non_null(strstr(error.message, "experts 6, this run has 5"));
-    finish(&r);
+    train_finish(&r);
 
-    options = toy_options();
+    options = train_toy_options();
     options.seed = 10;
-    start(&r, &options, 1);
+    train_start(&r, &options, 1);
     assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_FORMAT);
     assert_non_null(strstr(error.message, "seed 9"));
-    finish(&r);
+    train_finish(&r);
 
-    options = toy_options();
-    start(&r, &options, 1);
+    options = train_toy_options();
+    train_start(&r, &options, 1);
     damage(path, 5000);
     assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_FORMAT);
     assert_non_null(strstr(error.message, "damaged"));
@@ -228,17 +119,17 @@ static void test_checkpoints_that_do_not_fit(void **state)
     assert_int_equal(truncate(path, 10), 0);
     assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_FORMAT);
     damage(path, 0);
-    finish(&r);
+    train_finish(&r);
 }
 
 static void test_divergence_stops(void **state)
 {
     (void)state;
-    xm_trainer_options options = toy_options();
+    xm_trainer_options options = train_toy_options();
     options.rule.peak_rate = 1e38;
     options.rule.warmup_steps = 0;
-    run r;
-    start(&r, &options, 1);
+    train_run r;
+    train_start(&r, &options, 1);
     xm_step_report report;
     xmoe_error error = {0};
     xmoe_status status = XMOE_OK;
@@ -247,22 +138,22 @@ static void test_divergence_stops(void **state)
     assert_int_equal(status, XMOE_ERROR_INTERNAL);
     assert_non_null(strstr(error.message, "step "));
     assert_non_null(strstr(error.message, "not finite"));
-    finish(&r);
+    train_finish(&r);
 }
 
 static void test_too_little_text(void **state)
 {
     (void)state;
-    xm_trainer_options options = toy_options();
-    run r;
-    start(&r, &options, 1);
+    xm_trainer_options options = train_toy_options();
+    train_run r;
+    train_start(&r, &options, 1);
     options.shape.context = 60000;
     xm_trainer *trainer = NULL;
     xmoe_error error;
     assert_int_equal(xm_trainer_create(&options, &r.corpus, &trainer, &error), XMOE_ERROR_ARGUMENT);
     assert_string_equal(error.parameter, "context");
     assert_null(trainer);
-    finish(&r);
+    train_finish(&r);
 }
 
 /* --- the loop --------------------------------------------------------------------------------- */
@@ -299,10 +190,10 @@ static int count_lines(const char *path)
 static void test_loop(void **state)
 {
     (void)state;
-    const xm_trainer_options options = toy_options();
+    const xm_trainer_options options = train_toy_options();
     char log[256], checkpoint[256];
-    path_of(log, "log.csv");
-    path_of(checkpoint, "loop");
+    train_path(log, "log.csv");
+    train_path(checkpoint, "loop");
     listener heard = {.stop_after = 5};
     const xm_run_plan plan = {.log_path = log,
                               .checkpoint_path = checkpoint,
@@ -312,20 +203,20 @@ static void test_loop(void **state)
                               .on_report = on_report,
                               .should_stop = should_stop,
                               .context = &heard};
-    run r;
-    start(&r, &options, 2);
+    train_run r;
+    train_start(&r, &options, 2);
     assert_int_equal(xm_run(r.trainer, &r.corpus, &plan, 10, NULL), XMOE_OK);
     assert_int_equal(xm_trainer_steps_done(r.trainer), 5); /* stopped, with a checkpoint */
     assert_int_equal(heard.reports, 3);                    /* steps 2, 4, 5 */
-    finish(&r);
-    start(&r, &options, 2);
+    train_finish(&r);
+    train_start(&r, &options, 2);
     assert_int_equal(xm_trainer_load(r.trainer, checkpoint, NULL), XMOE_OK);
     assert_int_equal(xm_run(r.trainer, &r.corpus, &plan, 10, NULL), XMOE_OK);
     assert_int_equal(xm_trainer_steps_done(r.trainer), 10);
     assert_int_equal(heard.reports, 6);     /* and 6, 8, 10 */
     assert_int_equal(heard.validations, 3); /* steps 4, 8 and the last */
     assert_int_equal(count_lines(log), 7);
-    finish(&r);
+    train_finish(&r);
 }
 
 int main(void)
@@ -338,5 +229,5 @@ int main(void)
         cmocka_unit_test(test_too_little_text),
         cmocka_unit_test(test_loop),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, train_set_up, train_tear_down);
 }

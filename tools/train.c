@@ -1,9 +1,14 @@
 /*
  * train.c - xmoe-train: trains an xmoe model from plain text, or measures one on text. The work is
  * engine/train's; this is its command line.
+ *
+ * xmoe-train-mpi is the same with MPI's form of xm_ranks_start linked in: started under mpirun, its
+ * processes train one model together. All do the same; rank 0 alone writes files and speaks.
  */
 #include "cli.h"
+#include "train_bench.h"
 
+#include "train/linear.h"
 #include "train/run.h"
 
 #include <stdio.h>
@@ -22,7 +27,7 @@ typedef struct {
     int32_t steps, validate_every, validation_windows, checkpoint_every, log_every, threads, seed;
     int32_t stride, warmup, groups;
     double rate, final_rate;
-    bool resume, quiet;
+    bool resume, bench, quiet;
     xm_trainer_options trainer;
     xm_corpus_options corpus;
     char domain_names[256];
@@ -81,10 +86,12 @@ static void print_report(void *context, const xm_run_report *report)
     const printer *self = context;
     char left[32];
     fprintf(stderr,
-            "step %llu/%llu  loss %.4f  norm %.2f  rate %.2e  active %.2f  %.0f tokens/s  %s left",
+            "step %llu/%llu  loss %.4f  norm %.2f  rate %.2e  active %.2f  %.0f tokens/s  "
+            "%.1f GFLOP/s (%.0f %% of GEMM peak)  %s left",
             (unsigned long long)report->step->step, (unsigned long long)report->last_step,
             report->step->result.loss, report->step->norm, report->step->rate, report->mean_active,
-            report->tokens_per_second, cli_format_time(left, report->seconds_left));
+            report->tokens_per_second, report->flops * 1e-9, 100 * report->peak_share,
+            cli_format_time(left, report->seconds_left));
     if (report->valid_bits != NULL) {
         fprintf(stderr, "\n  valid bits per byte:");
         for (int32_t i = 0; i < self->corpus->domain_count; i++)
@@ -126,6 +133,7 @@ static void path_in(char path[PATH_SIZE], const settings *s, const char *name)
     snprintf(path, PATH_SIZE, "%s/%s", s->directory, name);
 }
 
+/* Rank 0 only. */
 static xmoe_status export_model(const settings *s, const xm_corpus *corpus,
                                 const xm_trainer *trainer, xmoe_error *error)
 {
@@ -151,13 +159,15 @@ static xmoe_status run_trainer(settings *s, const xm_corpus *corpus, xm_trainer 
     char log_path[PATH_SIZE], checkpoint_path[PATH_SIZE];
     path_in(log_path, s, "log.csv");
     path_in(checkpoint_path, s, "checkpoint");
+    const xm_ranks *ranks = s->trainer.ranks;
     xmoe_status status = XMOE_OK;
-    if (s->resume)
-        status = xm_trainer_load(trainer, checkpoint_path, error);
-    else if (access(checkpoint_path, F_OK) == 0)
+    if (!s->resume && access(checkpoint_path, F_OK) == 0)
         status = xm_fail(error, XMOE_ERROR_ARGUMENT,
                          "%s exists: --resume goes on from it; remove it to start anew",
                          checkpoint_path);
+    status = xm_ranks_agree(ranks, status, error);
+    if (status == XMOE_OK && s->resume)
+        status = xm_trainer_load(trainer, checkpoint_path, error);
     if (status != XMOE_OK)
         return status;
     const xm_network *network = xm_trainer_network(trainer);
@@ -172,18 +182,59 @@ static xmoe_status run_trainer(settings *s, const xm_corpus *corpus, xm_trainer 
                               .should_stop = should_stop,
                               .context = &listener};
     if (!s->quiet)
-        cli_warn("%.2f M parameters, %d tokens per step, steps %llu to %d",
+        cli_warn("%.2f M parameters, %d tokens per step, steps %llu to %d, %d rank%s, %s kernels",
                  (double)network->total / 1e6, s->trainer.sequences * s->trainer.shape.context,
-                 (unsigned long long)xm_trainer_steps_done(trainer), s->steps);
+                 (unsigned long long)xm_trainer_steps_done(trainer), s->steps, ranks->count,
+                 ranks->count > 1 ? "s" : "", xm_gemm_kernels());
     status = xm_run(trainer, corpus, &plan, (uint64_t)s->steps, error);
-    return status == XMOE_OK ? export_model(s, corpus, trainer, error) : status;
+    if (status != XMOE_OK)
+        return status;
+    if (ranks->rank == 0)
+        status = export_model(s, corpus, trainer, error);
+    return xm_ranks_agree(ranks, status, error);
 }
 
-static int train(settings *s)
+/* Rank 0 first: it writes the vocabulary and the token caches that the others read. */
+static xmoe_status open_corpus(const settings *s, xm_pool *pool, xm_corpus *corpus,
+                               xmoe_error *error)
 {
-    int wrong = split_domains(s);
-    if (wrong != CLI_OK)
-        return wrong;
+    const xm_ranks *ranks = s->trainer.ranks;
+    cli_progress progress;
+    cli_progress_start(&progress, "domains", s->quiet);
+    xmoe_status status = XMOE_OK;
+    for (int32_t turn = 0; turn < 2 && status == XMOE_OK; turn++) {
+        if ((ranks->rank == 0) == (turn == 0))
+            status =
+                xm_corpus_open(&s->corpus, pool, cli_progress_report, &progress, corpus, error);
+        status = xm_ranks_agree(ranks, status, error);
+    }
+    cli_progress_clear(&progress);
+    return status;
+}
+
+/* Everything between the ranks' start and end. */
+static xmoe_status train_together(settings *s, xmoe_error *error)
+{
+    xm_pool *pool = NULL;
+    xm_corpus corpus = {0};
+    xm_trainer *trainer = NULL;
+    s->quiet = s->quiet || s->trainer.ranks->rank > 0;
+    xmoe_status status =
+        xm_ranks_agree(s->trainer.ranks, xm_pool_create(s->threads, &pool, error), error);
+    if (status == XMOE_OK)
+        status = open_corpus(s, pool, &corpus, error);
+    if (status == XMOE_OK)
+        status = xm_trainer_create(&s->trainer, &corpus, &trainer, error);
+    if (status == XMOE_OK)
+        status = run_trainer(s, &corpus, trainer, error);
+    xm_trainer_free(trainer);
+    xm_corpus_free(&corpus);
+    xm_pool_free(pool);
+    return status;
+}
+
+static int fill_trainer(settings *s)
+{
     s->trainer.rule.peak_rate = s->rate;
     s->trainer.rule.final_rate = s->final_rate;
     s->trainer.rule.warmup_steps = s->warmup;
@@ -194,31 +245,35 @@ static int train(settings *s)
     s->trainer.groups = s->groups > 0 ? s->groups : s->trainer.sequences;
     if (!xmoe_router_type_parse(s->router, &s->trainer.shape.router))
         return cli_wrong("--router %s is unknown", s->router);
+    return CLI_OK;
+}
+
+static int train(settings *s)
+{
+    int wrong = split_domains(s);
+    if (wrong == CLI_OK)
+        wrong = fill_trainer(s);
+    if (wrong != CLI_OK)
+        return wrong;
     s->corpus.data = s->data;
     s->corpus.directory = s->directory;
     s->corpus.sample_bytes = s->sample_bytes;
     (void)mkdir(s->directory, 0777); /* what is wrong with it shows when it is used */
 
     xmoe_error error = {0};
-    xm_pool *pool = NULL;
-    xm_corpus corpus = {0};
-    xm_trainer *trainer = NULL;
-    cli_progress progress;
-    cli_progress_start(&progress, "domains", s->quiet);
-    xmoe_status status = xm_pool_create(s->threads, &pool, &error);
+    xm_ranks ranks;
+    s->trainer.ranks = &ranks;
+    xmoe_status status = xm_ranks_start(&ranks, &error);
     if (status == XMOE_OK)
-        status = xm_corpus_open(&s->corpus, pool, cli_progress_report, &progress, &corpus, &error);
-    cli_progress_clear(&progress);
-    if (status == XMOE_OK)
-        status = xm_trainer_create(&s->trainer, &corpus, &trainer, &error);
-    if (status == XMOE_OK)
-        status = run_trainer(s, &corpus, trainer, &error);
-    xm_trainer_free(trainer);
-    xm_corpus_free(&corpus);
-    xm_pool_free(pool);
-    if (status != XMOE_OK)
-        return cli_interrupted() ? CLI_INTERRUPTED : cli_fail("%s", error.message);
-    return CLI_OK;
+        status = train_together(s, &error);
+    bool speaks = ranks.rank == 0;
+    int result = CLI_OK;
+    if (status != XMOE_OK && cli_interrupted())
+        result = CLI_INTERRUPTED;
+    else if (status != XMOE_OK)
+        result = speaks ? cli_fail("%s", error.message) : CLI_FAILED;
+    xm_ranks_end(&ranks);
+    return result;
 }
 
 /* --- measuring -------------------------------------------------------------------------------- */
@@ -308,6 +363,26 @@ static int measure(const settings *s, const cli_arguments *arguments)
 
 /* --- command line ----------------------------------------------------------------------------- */
 
+/* OpenBLAS looks at the CPU's model, and takes AVX2 kernels on models that came after it, although
+ * its AVX-512 ones run there and are up to twice as fast. It reads the variable that overrules it
+ * only while it is being loaded: so the program starts itself once more with it. */
+static void use_wide_kernels(char **argv)
+{
+#if defined(__x86_64__)
+    static const char *const narrow[] = {"Haswell", "Zen"};
+    static const char variable[] = "OPENBLAS_CORETYPE";
+    bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (!wide || getenv(variable) != NULL)
+        return;
+    for (size_t i = 0; i < sizeof narrow / sizeof narrow[0]; i++)
+        if (strcmp(xm_gemm_kernels(), narrow[i]) == 0 && setenv(variable, "SkylakeX", 0) == 0)
+            (void)execv("/proc/self/exe", argv); /* where it fails, the narrow ones do */
+#else
+    (void)argv;
+#endif
+}
+
 #define FLAG(flag, letter, kind, where, ...)                                                       \
     {                                                                                              \
         .name = flag, .argument = letter, .type = kind, .value = where, __VA_ARGS__                \
@@ -315,6 +390,7 @@ static int measure(const settings *s, const cli_arguments *arguments)
 
 int main(int argc, char **argv)
 {
+    use_wide_kernels(argv);
     settings s = default_settings();
     xm_network_shape *shape = &s.trainer.shape;
     const cli_flag flags[] = {
@@ -402,6 +478,9 @@ int main(int argc, char **argv)
              .help = "train nothing: measure a model on the texts TEXT... as serving would"),
         FLAG("stride", "N", CLI_INT, &s.stride, .maximum = 65536, .default_text = "context",
              .help = "with --evaluate: tokens between windows"),
+        FLAG("bench", NULL, CLI_BOOL, &s.bench,
+             .help = "train nothing: measure one MoE layer of this shape, forward and backward, "
+                     "beside BLAS"),
         FLAG("quiet", NULL, CLI_BOOL, &s.quiet, .help = "no progress"),
     };
     const cli_program program = {
@@ -426,6 +505,10 @@ int main(int argc, char **argv)
         return cli_wrong("texts are for --evaluate; to train, give --data");
     if (s.evaluate != NULL && arguments.count == 0)
         return cli_wrong("--evaluate needs texts to measure on");
+    if (s.bench) {
+        int wrong = fill_trainer(&s);
+        return wrong == CLI_OK ? train_bench(&s.trainer) : wrong;
+    }
     cli_catch_interrupt();
     return s.evaluate != NULL ? measure(&s, &arguments) : train(&s);
 }

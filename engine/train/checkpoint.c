@@ -64,7 +64,7 @@ static uint64_t checksum(uint64_t sum, const float *values, size_t count)
     return sum;
 }
 
-static uint64_t checksum_all(const xm_checkpoint *c)
+uint64_t xm_checkpoint_sum(const xm_checkpoint *c)
 {
     uint64_t sum = checksum(c->step, c->parameters, c->network->total);
     sum = checksum(sum, c->first, c->network->total);
@@ -80,7 +80,7 @@ xmoe_status xm_checkpoint_save(const xm_checkpoint *c, const char *path, xmoe_er
     if (file == NULL)
         return xm_fail(error, XMOE_ERROR_IO, "cannot write %s: %s", temporary, strerror(errno));
     checkpoint_header header = make_header(c);
-    uint64_t sum = checksum_all(c);
+    uint64_t sum = xm_checkpoint_sum(c);
     size_t n = c->network->total;
     bool fine = fwrite(&header, sizeof header, 1, file) == 1 &&
                 fwrite(c->parameters, sizeof(float), n, file) == n &&
@@ -142,7 +142,7 @@ xmoe_status xm_checkpoint_load(xm_checkpoint *c, const char *path, xmoe_error *e
         fread(c->first, sizeof(float), n, file) != n ||
         fread(c->second, sizeof(float), n, file) != n || fread(&sum, sizeof sum, 1, file) != 1)
         status = xm_fail(error, XMOE_ERROR_FORMAT, "%s ends early", path);
-    else if (sum != checksum_all(c))
+    else if (sum != xm_checkpoint_sum(c))
         status = xm_fail(error, XMOE_ERROR_FORMAT, "%s is damaged: its checksum differs", path);
 done:
     fclose(file);

@@ -23,6 +23,8 @@ typedef struct {
     float *parameters, *first, *second;
 } xm_checkpoint;
 
+/* A checksum of step and arrays. */
+uint64_t xm_checkpoint_sum(const xm_checkpoint *checkpoint);
 xmoe_status xm_checkpoint_save(const xm_checkpoint *checkpoint, const char *path,
                                xmoe_error *error);
 /* Fills step and the arrays; refuses a file of another identity, naming what differs, and one that

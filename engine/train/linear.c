@@ -19,6 +19,11 @@ void xm_gemm_setup(void)
     openblas_set_num_threads(1);
 }
 
+const char *xm_gemm_kernels(void)
+{
+    return openblas_get_corename();
+}
+
 void xm_gemm_nt(int32_t m, int32_t n, int32_t k, const float *a, int32_t a_stride, const float *b,
                 int32_t b_stride, float beta, float *c, int32_t c_stride)
 {

@@ -21,6 +21,9 @@ void xm_gemm_tn(int32_t m, int32_t n, int32_t k, const float *a, int32_t a_strid
 /* BLAS itself uses one thread from here on. Called once before anything else here. */
 void xm_gemm_setup(void);
 
+/* The kernels that BLAS chose for this CPU when it was loaded, as it calls them: "Haswell". */
+const char *xm_gemm_kernels(void);
+
 /* y[rows][out] = x[rows][in] w^T + bias (may be NULL) */
 void xm_linear_forward(xm_pool *pool, const float *x, const float *weight, const float *bias,
                        float *y, int32_t rows, int32_t in, int32_t out);

@@ -1,6 +1,10 @@
 /*
  * optimizer.c - see optimizer.h. Work is split into ranges of TASK floats of the flat parameter
  * array; a range may hold pieces of several tensors, with and without weight decay.
+ *
+ * The sum over groups that several ranks hold goes from rank to rank: each adds its groups to what
+ * the rank before has summed, stretch by stretch, so that all are at work at once; the last rank
+ * tells all the whole sum. Each link carries the gradient once in and once out.
  */
 #include "train/optimizer.h"
 
@@ -9,7 +13,7 @@
 
 #include <math.h>
 
-enum { TASK = 1 << 16 };
+enum { TASK = 1 << 16, STRETCH = 16 }; /* floats of a task, tasks of a stretch */
 
 double xm_learning_rate(const xm_optimizer_rule *rule, int64_t step)
 {
@@ -24,15 +28,19 @@ double xm_learning_rate(const xm_optimizer_rule *rule, int64_t step)
 }
 
 xmoe_status xm_optimizer_create(const xm_network *network, xm_workers *workers,
-                                xm_optimizer *optimizer, xmoe_error *error)
+                                const xm_ranks *ranks, xm_optimizer *optimizer, xmoe_error *error)
 {
     *optimizer = (xm_optimizer){.network = network,
                                 .workers = workers,
+                                .ranks = ranks,
                                 .tasks = (int32_t)((network->total + TASK - 1) / TASK)};
     optimizer->first = xm_calloc_aligned(network->total, sizeof(float));
     optimizer->second = xm_calloc_aligned(network->total, sizeof(float));
     optimizer->partial = xm_calloc((size_t)optimizer->tasks, sizeof(double));
-    if (optimizer->first == NULL || optimizer->second == NULL || optimizer->partial == NULL) {
+    if (ranks->rank > 0)
+        optimizer->received = xm_calloc_aligned((size_t)STRETCH * TASK, sizeof(float));
+    if (optimizer->first == NULL || optimizer->second == NULL || optimizer->partial == NULL ||
+        (ranks->rank > 0 && optimizer->received == NULL)) {
         xm_optimizer_free(optimizer);
         return xm_fail_memory(error, "optimizer moments", 2 * network->total * sizeof(float));
     }
@@ -44,6 +52,7 @@ void xm_optimizer_free(xm_optimizer *optimizer)
     xm_free(optimizer->first);
     xm_free(optimizer->second);
     xm_free(optimizer->partial);
+    xm_free(optimizer->received);
     *optimizer = (xm_optimizer){0};
 }
 
@@ -51,6 +60,7 @@ typedef struct {
     xm_optimizer *optimizer;
     float *const *groups; /* their gradients; the mean goes into the first */
     int32_t group_count;
+    int32_t first_task; /* of the stretch */
     const float *gradients;
     float *parameters;
     xm_adam_step step;
@@ -62,27 +72,75 @@ static size_t range_end(const xm_optimizer *optimizer, int32_t task)
     return end < optimizer->network->total ? end : optimizer->network->total;
 }
 
+/* Adds this rank's groups, in order, to what came from the rank before. */
+static void sum_task(void *context, int32_t task, int32_t thread)
+{
+    (void)thread;
+    const update_job *job = context;
+    const xm_optimizer *optimizer = job->optimizer;
+    int32_t at = job->first_task + task;
+    size_t begin = (size_t)at * TASK, count = range_end(optimizer, at) - begin;
+    float *sum = job->groups[0] + begin;
+    if (optimizer->received != NULL) /* a + b = b + a, so the sum may stay where it is */
+        xm_row_add_scaled(sum, optimizer->received + (size_t)task * TASK, 1.0f, count);
+    for (int32_t group = 1; group < job->group_count; group++)
+        xm_row_add_scaled(sum, job->groups[group] + begin, 1.0f, count);
+}
+
 static void mean_task(void *context, int32_t task, int32_t thread)
 {
     (void)thread;
     const update_job *job = context;
-    size_t begin = (size_t)task * TASK, count = range_end(job->optimizer, task) - begin;
+    const xm_optimizer *optimizer = job->optimizer;
+    int32_t groups = job->group_count * optimizer->ranks->count;
+    size_t begin = (size_t)task * TASK, count = range_end(optimizer, task) - begin;
     float *mean = job->groups[0] + begin;
-    for (int32_t group = 1; group < job->group_count; group++)
-        xm_row_add_scaled(mean, job->groups[group] + begin, 1.0f, count);
-    if (job->group_count > 1)
-        xm_row_scale(mean, mean, 1.0f / (float)job->group_count, count);
-    job->optimizer->partial[task] = xm_row_square_sum(mean, count);
+    if (groups > 1)
+        xm_row_scale(mean, mean, 1.0f / (float)groups, count);
+    optimizer->partial[task] = xm_row_square_sum(mean, count);
 }
 
-double xm_gradient_mean(xm_optimizer *optimizer, float *const *gradients, int32_t groups)
+/* gradients[0] becomes the sum over this rank's groups and those of all ranks before; on every rank
+ * over all, once the last has told. */
+static xmoe_status sum_groups(const update_job *whole, xmoe_error *error)
+{
+    const xm_optimizer *optimizer = whole->optimizer;
+    const xm_ranks *ranks = optimizer->ranks;
+    int32_t stretch = ranks->count > 1 ? STRETCH : optimizer->tasks;
+    xmoe_status status = XMOE_OK;
+    for (int32_t first = 0; first < optimizer->tasks && status == XMOE_OK; first += stretch) {
+        int32_t tasks = optimizer->tasks - first < stretch ? optimizer->tasks - first : stretch;
+        size_t begin = (size_t)first * TASK;
+        size_t count = range_end(optimizer, first + tasks - 1) - begin;
+        update_job job = *whole;
+        job.first_task = first;
+        if (ranks->rank > 0)
+            status = ranks->receive(ranks->context, optimizer->received, count, error);
+        if (status == XMOE_OK)
+            xm_workers_run(optimizer->workers, tasks, sum_task, &job);
+        if (status == XMOE_OK && ranks->rank + 1 < ranks->count)
+            status = ranks->send(ranks->context, whole->groups[0] + begin, count, error);
+    }
+    if (status == XMOE_OK && ranks->count > 1)
+        status = ranks->broadcast(ranks->context, ranks->count - 1, whole->groups[0],
+                                  optimizer->network->total * sizeof(float), error);
+    return status;
+}
+
+xmoe_status xm_gradient_mean(xm_optimizer *optimizer, float *const *gradients, int32_t groups,
+                             double *norm, xmoe_error *error)
 {
     update_job job = {.optimizer = optimizer, .groups = gradients, .group_count = groups};
+    *norm = 0;
+    xmoe_status status = sum_groups(&job, error);
+    if (status != XMOE_OK)
+        return status;
     xm_workers_run(optimizer->workers, optimizer->tasks, mean_task, &job);
     double sum = 0;
     for (int32_t task = 0; task < optimizer->tasks; task++)
         sum += optimizer->partial[task];
-    return sqrt(sum);
+    *norm = sqrt(sum);
+    return XMOE_OK;
 }
 
 static void update_task(void *context, int32_t task, int32_t thread)

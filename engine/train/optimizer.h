@@ -6,6 +6,7 @@
 #define XM_TRAIN_OPTIMIZER_H
 
 #include "train/network.h"
+#include "train/ranks.h"
 #include "train/workers.h"
 
 typedef struct {
@@ -21,17 +22,22 @@ double xm_learning_rate(const xm_optimizer_rule *rule, int64_t step);
 typedef struct {
     const xm_network *network;
     xm_workers *workers;
+    const xm_ranks *ranks;
     float *first, *second; /* moments, [network->total] */
+    float *received;       /* sums on their way from the rank before; NULL on the first */
     double *partial;       /* one sum of squares per task */
     int32_t tasks;
 } xm_optimizer;
 
 xmoe_status xm_optimizer_create(const xm_network *network, xm_workers *workers,
-                                xm_optimizer *optimizer, xmoe_error *error);
+                                const xm_ranks *ranks, xm_optimizer *optimizer, xmoe_error *error);
 void xm_optimizer_free(xm_optimizer *optimizer);
 
-/* Makes gradients[0] the mean of the group gradients and returns its norm. */
-double xm_gradient_mean(xm_optimizer *optimizer, float *const *gradients, int32_t groups);
+/* Makes gradients[0] the mean of the gradients of all groups, and *norm its norm. groups: of this
+ * rank; all ranks have as many. The sum runs over the groups in order, whoever holds them, so the
+ * mean is the same to the bit at any number of ranks. */
+xmoe_status xm_gradient_mean(xm_optimizer *optimizer, float *const *gradients, int32_t groups,
+                             double *norm, xmoe_error *error);
 /* One update; norm is that of gradients. */
 void xm_optimizer_step(xm_optimizer *optimizer, const xm_optimizer_rule *rule, int64_t step,
                        double norm, const float *gradients, float *parameters);

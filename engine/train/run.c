@@ -5,9 +5,9 @@
 #include "train/run.h"
 
 #include "base/clock.h"
+#include "train/run_log.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 typedef struct {
@@ -20,6 +20,7 @@ typedef struct {
     int64_t line_began, line_ended; /* ns; saving and validating come after the end */
     double loss_sum;                /* since the line before */
     uint64_t steps_in_line;
+    double gemm_peak;        /* operations per second */
     double seconds_per_step; /* smoothed; 0: not known yet */
     double valid_bits[XM_MAX_DOMAINS], valid_nats[XM_MAX_DOMAINS];
     bool saved;
@@ -28,30 +29,6 @@ typedef struct {
 static bool due(uint64_t every, uint64_t step)
 {
     return every > 0 && step % every == 0;
-}
-
-static xmoe_status open_log(run_state *run, xmoe_error *error)
-{
-    if (run->plan->log_path == NULL)
-        return XMOE_OK;
-    run->log = fopen(run->plan->log_path, "a");
-    if (run->log == NULL)
-        return xm_fail(error, XMOE_ERROR_IO, "cannot write %s: %s", run->plan->log_path,
-                       strerror(errno));
-    setvbuf(run->log, NULL, _IOLBF, 0);
-    if (ftell(run->log) > 0)
-        return XMOE_OK;
-    fprintf(run->log, "step,tokens,learning_rate,loss,balance_loss,gradient_norm,"
-                      "tokens_per_second,dropped_fraction");
-    const xm_network *network = xm_trainer_network(run->trainer);
-    for (int32_t block = 0; block < network->shape.blocks; block++)
-        if (network->blocks[block].moe)
-            fprintf(run->log, ",active_blk%d", block);
-    for (int32_t i = 0; i < run->corpus->domain_count; i++)
-        fprintf(run->log, ",valid_bpb_%s,valid_nats_%s", run->corpus->names[i],
-                run->corpus->names[i]);
-    fprintf(run->log, "\n");
-    return XMOE_OK;
 }
 
 static double mean_active(const xm_network *network, const xm_step_report *report)
@@ -65,23 +42,13 @@ static double mean_active(const xm_network *network, const xm_step_report *repor
     return layers > 0 ? sum / layers / (double)report->result.tokens : 0;
 }
 
-static void write_line(run_state *run, const xm_step_report *report, double rate, bool validated)
+/* Operations of one token's training: the backward pass makes two products of each one forward.
+ * Dropped pairs cost nothing; what is computed twice to save memory counts once. */
+static double flops_per_token(const run_state *run, const xm_step_report *report)
 {
     const xm_network *network = xm_trainer_network(run->trainer);
-    double tokens = (double)report->result.tokens;
-    fprintf(run->log, "%llu,%.0f,%.4g,%.4f,%.4f,%.4f,%.0f,%.5f", (unsigned long long)report->step,
-            (double)report->step * tokens, report->rate, run->loss_sum / (double)run->steps_in_line,
-            report->result.balance_loss, report->norm, rate, report->result.dropped);
-    for (int32_t block = 0; block < network->shape.blocks; block++)
-        if (network->blocks[block].moe)
-            fprintf(run->log, ",%.2f", report->result.active[block] / tokens);
-    for (int32_t i = 0; i < run->corpus->domain_count; i++) {
-        if (validated)
-            fprintf(run->log, ",%.4f,%.4f", run->valid_bits[i], run->valid_nats[i]);
-        else
-            fprintf(run->log, ",,");
-    }
-    fprintf(run->log, "\n");
+    double computed = mean_active(network, report) * (1.0 - report->result.dropped);
+    return 3.0 * xm_network_forward_flops(network, computed);
 }
 
 static void report_line(run_state *run, const xm_step_report *report, bool validated)
@@ -91,13 +58,24 @@ static void report_line(run_state *run, const xm_step_report *report, bool valid
     double rate = (double)report->result.tokens / per_step;
     run->seconds_per_step =
         run->seconds_per_step > 0 ? 0.8 * run->seconds_per_step + 0.2 * per_step : per_step;
-    if (run->log != NULL)
-        write_line(run, report, rate, validated);
-    if (run->plan->on_report != NULL) {
+    double flops = rate * flops_per_token(run, report);
+    if (run->log != NULL) {
+        const xm_run_line line = {.step = report,
+                                  .loss = run->loss_sum / (double)run->steps_in_line,
+                                  .tokens_per_second = rate,
+                                  .flops = flops,
+                                  .peak_share = flops / run->gemm_peak,
+                                  .valid_bits = validated ? run->valid_bits : NULL,
+                                  .valid_nats = validated ? run->valid_nats : NULL};
+        xm_run_log_write(run->log, run->trainer, run->corpus, &line);
+    }
+    if (run->plan->on_report != NULL && xm_trainer_ranks(run->trainer)->rank == 0) {
         double steps_left = (double)(run->last_step - report->step);
         const xm_run_report line = {.step = report,
                                     .last_step = run->last_step,
                                     .tokens_per_second = rate,
+                                    .flops = flops,
+                                    .peak_share = flops / run->gemm_peak,
                                     .seconds_left = steps_left * run->seconds_per_step,
                                     .mean_active =
                                         mean_active(xm_trainer_network(run->trainer), report),
@@ -113,16 +91,14 @@ static void report_line(run_state *run, const xm_step_report *report, bool valid
 
 static xmoe_status validate(run_state *run, xmoe_error *error)
 {
-    for (int32_t i = 0; i < run->corpus->domain_count; i++) {
-        xm_evaluation evaluation;
-        xmoe_status status =
-            xm_trainer_validate(run->trainer, i, run->plan->validation_windows, &evaluation, error);
-        if (status != XMOE_OK)
-            return status;
-        run->valid_bits[i] = xm_bits_per_byte(&evaluation);
-        run->valid_nats[i] = xm_nats_per_token(&evaluation);
+    xm_evaluation evaluations[XM_MAX_DOMAINS];
+    xmoe_status status =
+        xm_trainer_validate(run->trainer, run->plan->validation_windows, evaluations, error);
+    for (int32_t i = 0; i < run->corpus->domain_count && status == XMOE_OK; i++) {
+        run->valid_bits[i] = xm_bits_per_byte(&evaluations[i]);
+        run->valid_nats[i] = xm_nats_per_token(&evaluations[i]);
     }
-    return XMOE_OK;
+    return status;
 }
 
 static xmoe_status save(run_state *run, xmoe_error *error)
@@ -143,6 +119,9 @@ static xmoe_status advance(run_state *run, bool *stop, xmoe_error *error)
         return status;
     bool last = report.step >= run->last_step;
     *stop = plan->should_stop != NULL && plan->should_stop(plan->context);
+    status = xm_ranks_any(xm_trainer_ranks(run->trainer), stop, error);
+    if (status != XMOE_OK)
+        return status;
     run->loss_sum += report.result.loss;
     run->steps_in_line++;
     run->line_ended = xm_clock_now(&run->clock);
@@ -165,7 +144,13 @@ xmoe_status xm_run(xm_trainer *trainer, const xm_corpus *corpus, const xm_run_pl
                      .plan = plan,
                      .last_step = last_step,
                      .clock = xm_clock_system()};
-    xmoe_status status = open_log(&run, error);
+    const xm_ranks *ranks = xm_trainer_ranks(trainer);
+    xmoe_status status = XMOE_OK;
+    if (ranks->rank == 0 && plan->log_path != NULL)
+        status = xm_run_log_open(plan->log_path, trainer, corpus, &run.log, error);
+    status = xm_ranks_agree(ranks, status, error);
+    if (status == XMOE_OK)
+        status = xm_trainer_gemm_peak(trainer, &run.gemm_peak, error);
     run.line_began = xm_clock_now(&run.clock);
     bool stop = false;
     while (status == XMOE_OK && !stop && xm_trainer_steps_done(trainer) < last_step)

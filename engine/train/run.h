@@ -11,13 +11,17 @@ typedef struct {
     const xm_step_report *step;
     uint64_t last_step;
     double tokens_per_second, seconds_left;
+    /* Operations per second: three forward passes' worth per token (one forward, two backward),
+     * each with the experts that were computed; and their share of what BLAS reaches on a large
+     * square product on the same threads. */
+    double flops, peak_share;
     double mean_active;       /* experts per token and MoE layer, of this step */
     const double *valid_bits; /* bits per byte of each domain; NULL: not validated now */
     bool saved;               /* a checkpoint was written now */
 } xm_run_report;
 
 typedef struct {
-    const char *log_path;                                 /* CSV, appended to; NULL: none */
+    const char *log_path;                                 /* CSV, gone on with; NULL: none */
     const char *checkpoint_path;                          /* NULL: none */
     uint64_t log_every, validate_every, checkpoint_every; /* steps; 0: never */
     int32_t validation_windows;                           /* per domain; 0: all */
@@ -28,7 +32,8 @@ typedef struct {
     void *context;
 } xm_run_plan;
 
-/* Steps until options->rule.total_steps are done. */
+/* Steps until last_step is done. Collective over the trainer's ranks; only rank 0 writes the log
+ * and reports, and any rank may ask to stop. */
 xmoe_status xm_run(xm_trainer *trainer, const xm_corpus *corpus, const xm_run_plan *plan,
                    uint64_t last_step, xmoe_error *error);
 

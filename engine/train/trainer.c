@@ -4,7 +4,9 @@
 #include "train/trainer.h"
 
 #include "base/memory.h"
+#include "base/random.h"
 #include "train/checkpoint.h"
+#include "train/gemm_peak.h"
 
 #include <math.h>
 #include <string.h>
@@ -13,11 +15,13 @@ enum { EVALUATION_SEQUENCES = 2 }; /* windows at a time; without capacity limit 
 
 struct xm_trainer {
     xm_trainer_options options;
+    const xm_ranks *ranks;
+    int32_t own_groups, first_group; /* of this rank */
     const xm_corpus *corpus;
     xm_workers *workers;
     xm_network *network;
-    xm_pass **passes;        /* [groups] */
-    float **gradients;       /* [groups][network->total]; the first becomes the mean */
+    xm_pass **passes;        /* [own_groups] */
+    float **gradients;       /* [own_groups][network->total]; the first becomes the mean */
     xm_pass_result *results; /* [groups] */
     xm_evaluator *evaluator;
     xm_optimizer optimizer;
@@ -41,13 +45,13 @@ static xmoe_status check_lengths(const xm_trainer *trainer, xmoe_error *error)
 static xmoe_status allocate(xm_trainer *trainer, xmoe_error *error)
 {
     size_t rows = (size_t)trainer->options.sequences * (size_t)trainer->network->shape.context;
-    size_t total = trainer->network->total, groups = (size_t)trainer->options.groups;
+    size_t total = trainer->network->total, groups = (size_t)trainer->own_groups;
     trainer->parameters = xm_calloc_aligned(total, sizeof(float));
     trainer->tokens = xm_calloc(rows, sizeof(int32_t));
     trainer->targets = xm_calloc(rows, sizeof(int32_t));
     trainer->passes = xm_calloc(groups, sizeof(void *));
     trainer->gradients = xm_calloc(groups, sizeof *trainer->gradients);
-    trainer->results = xm_calloc(groups, sizeof *trainer->results);
+    trainer->results = xm_calloc((size_t)trainer->options.groups, sizeof *trainer->results);
     if (trainer->parameters == NULL || trainer->tokens == NULL || trainer->targets == NULL ||
         trainer->passes == NULL || trainer->gradients == NULL || trainer->results == NULL)
         return xm_fail_memory(error, "parameters", total * sizeof(float));
@@ -64,7 +68,7 @@ static xmoe_status create_groups(xm_trainer *trainer, xmoe_error *error)
                                   .balance_weight = o->balance_weight,
                                   .entropy_weight = o->entropy_weight,
                                   .training = true};
-    for (int32_t group = 0; group < o->groups; group++) {
+    for (int32_t group = 0; group < trainer->own_groups; group++) {
         trainer->gradients[group] = xm_calloc_aligned(trainer->network->total, sizeof(float));
         if (trainer->gradients[group] == NULL)
             return xm_fail_memory(error, "gradients", trainer->network->total * sizeof(float));
@@ -90,41 +94,96 @@ static xmoe_status initialise(xm_trainer *trainer, xmoe_error *error)
     return status;
 }
 
-xmoe_status xm_trainer_create(const xm_trainer_options *options, const xm_corpus *corpus,
-                              xm_trainer **trainer_out, xmoe_error *error)
+/* What this rank does for itself; ranks agree on it afterwards. */
+static xmoe_status build(xm_trainer *trainer, xmoe_error *error)
 {
-    *trainer_out = NULL;
-    if (options->groups < 1 || options->sequences % options->groups != 0)
+    const xm_trainer_options *o = &trainer->options;
+    if (o->groups < 1 || o->sequences % o->groups != 0)
         return xm_fail_argument(error, "groups", "groups is %d, must divide sequences, %d",
-                                options->groups, options->sequences);
-    xm_trainer *trainer = xm_calloc(1, sizeof *trainer);
-    if (trainer == NULL)
-        return xm_fail_memory(error, "trainer", sizeof *trainer);
-    trainer->options = *options;
-    trainer->options.shape.vocabulary = xm_vocabulary_size(&corpus->vocabulary);
-    trainer->corpus = corpus;
-    trainer->stream = (xm_token_stream){.domains = corpus->stream,
-                                        .domain_count = corpus->domain_count,
-                                        .seed = options->seed,
-                                        .sequences = options->sequences,
-                                        .length = options->shape.context};
-    xmoe_status status = xm_network_create(&trainer->options.shape, &trainer->network, error);
+                                o->groups, o->sequences);
+    if (o->groups % trainer->ranks->count != 0)
+        return xm_fail_argument(error, "groups",
+                                "groups is %d, must be a multiple of the ranks, %d", o->groups,
+                                trainer->ranks->count);
+    trainer->own_groups = o->groups / trainer->ranks->count;
+    trainer->first_group = trainer->own_groups * trainer->ranks->rank;
+    xmoe_status status = xm_network_create(&o->shape, &trainer->network, error);
     if (status == XMOE_OK)
         status = check_lengths(trainer, error);
     if (status == XMOE_OK)
-        status = xm_workers_create(options->threads, &trainer->workers, error);
+        status = xm_workers_create(o->threads, &trainer->workers, error);
     if (status == XMOE_OK)
         status = allocate(trainer, error);
     if (status == XMOE_OK)
         status = create_groups(trainer, error);
     if (status == XMOE_OK)
-        status = xm_evaluator_create(trainer->network, corpus->tokenizer, NULL,
+        status = xm_evaluator_create(trainer->network, trainer->corpus->tokenizer, NULL,
                                      EVALUATION_SEQUENCES, &trainer->evaluator, error);
     if (status == XMOE_OK)
-        status =
-            xm_optimizer_create(trainer->network, trainer->workers, &trainer->optimizer, error);
+        status = xm_optimizer_create(trainer->network, trainer->workers, trainer->ranks,
+                                     &trainer->optimizer, error);
+    return status == XMOE_OK ? initialise(trainer, error) : status;
+}
+
+static xm_checkpoint make_checkpoint(const xm_trainer *trainer)
+{
+    return (xm_checkpoint){
+        .network = trainer->network,
+        .identity = {.shape = trainer->network->shape,
+                     .vocabulary = xm_vocabulary_hash(&trainer->corpus->vocabulary),
+                     .seed = trainer->options.seed,
+                     .sequences = trainer->options.sequences},
+        .step = trainer->step,
+        .parameters = trainer->parameters,
+        .first = trainer->optimizer.first,
+        .second = trainer->optimizer.second};
+}
+
+/* Ranks that hold different parameters would go on as if nothing were wrong. */
+static xmoe_status check_state(const xm_trainer *trainer, xmoe_error *error)
+{
+    if (trainer->ranks->count == 1)
+        return XMOE_OK;
+    const xm_checkpoint checkpoint = make_checkpoint(trainer);
+    return xm_ranks_check_equal(trainer->ranks, "parameters, moments or step",
+                                xm_checkpoint_sum(&checkpoint), error);
+}
+
+static xmoe_status check_corpus(const xm_trainer *trainer, xmoe_error *error)
+{
+    const xm_corpus *corpus = trainer->corpus;
+    uint64_t sum = xm_vocabulary_hash(&corpus->vocabulary);
+    for (int32_t i = 0; i < corpus->domain_count; i++)
+        sum = xm_random_bits(sum, corpus->train[i].count, corpus->valid[i].count);
+    return xm_ranks_check_equal(trainer->ranks, "vocabulary or text", sum, error);
+}
+
+xmoe_status xm_trainer_create(const xm_trainer_options *options, const xm_corpus *corpus,
+                              xm_trainer **trainer_out, xmoe_error *error)
+{
+    static const xm_ranks alone = {.rank = 0, .count = 1};
+    const xm_ranks *ranks = options->ranks != NULL ? options->ranks : &alone;
+    *trainer_out = NULL;
+    xm_trainer *trainer = xm_calloc(1, sizeof *trainer);
+    xmoe_status status =
+        trainer != NULL ? XMOE_OK : xm_fail_memory(error, "trainer", sizeof *trainer);
+    if (status == XMOE_OK) {
+        trainer->options = *options;
+        trainer->options.shape.vocabulary = xm_vocabulary_size(&corpus->vocabulary);
+        trainer->ranks = ranks;
+        trainer->corpus = corpus;
+        trainer->stream = (xm_token_stream){.domains = corpus->stream,
+                                            .domain_count = corpus->domain_count,
+                                            .seed = options->seed,
+                                            .sequences = options->sequences,
+                                            .length = options->shape.context};
+        status = build(trainer, error);
+    }
+    status = xm_ranks_agree(ranks, status, error);
     if (status == XMOE_OK)
-        status = initialise(trainer, error);
+        status = check_corpus(trainer, error);
+    if (status == XMOE_OK)
+        status = check_state(trainer, error);
     if (status != XMOE_OK) {
         xm_trainer_free(trainer);
         return status;
@@ -137,7 +196,7 @@ void xm_trainer_free(xm_trainer *trainer)
 {
     if (trainer == NULL)
         return;
-    for (int32_t group = 0; group < trainer->options.groups; group++) {
+    for (int32_t group = 0; group < trainer->own_groups; group++) {
         if (trainer->passes != NULL)
             xm_pass_free(trainer->passes[group]);
         if (trainer->gradients != NULL)
@@ -171,6 +230,11 @@ uint64_t xm_trainer_steps_done(const xm_trainer *trainer)
     return trainer->step;
 }
 
+const xm_ranks *xm_trainer_ranks(const xm_trainer *trainer)
+{
+    return trainer->ranks;
+}
+
 /* Names the first tensor whose gradient is not finite. */
 static const char *nonfinite_gradient(const xm_trainer *trainer)
 {
@@ -180,29 +244,43 @@ static const char *nonfinite_gradient(const xm_trainer *trainer)
     return "the sum of squares";
 }
 
-static xmoe_status check_finite(const xm_trainer *trainer, const xm_step_report *report,
-                                xmoe_error *error)
+/* The rank whose pass met the first loss that is not finite tells the others where. */
+static xmoe_status check_losses(const xm_trainer *trainer, xmoe_error *error)
 {
-    char place[64];
-    for (int32_t group = 0; group < trainer->options.groups; group++) {
-        if (isfinite(trainer->results[group].loss))
-            continue;
-        xm_pass_name_nonfinite(trainer->passes[group], place, sizeof place);
-        return xm_fail(error, XMOE_ERROR_INTERNAL,
-                       "step %llu: the loss is not finite; the first such value is in %s",
-                       (unsigned long long)report->step, place);
-    }
-    if (!isfinite(report->norm))
-        return xm_fail(error, XMOE_ERROR_INTERNAL, "step %llu: the gradient of %s is not finite",
-                       (unsigned long long)report->step, nonfinite_gradient(trainer));
-    return XMOE_OK;
+    const xm_ranks *ranks = trainer->ranks;
+    int32_t group = 0;
+    while (group < trainer->options.groups && isfinite(trainer->results[group].loss))
+        group++;
+    if (group == trainer->options.groups)
+        return XMOE_OK;
+    char place[64] = "";
+    int32_t owner = group / trainer->own_groups;
+    if (owner == ranks->rank)
+        xm_pass_name_nonfinite(trainer->passes[group - trainer->first_group], place, sizeof place);
+    xmoe_status status = XMOE_OK;
+    if (ranks->count > 1)
+        status = ranks->broadcast(ranks->context, owner, place, sizeof place, error);
+    if (status != XMOE_OK)
+        return status;
+    return xm_fail(error, XMOE_ERROR_INTERNAL,
+                   "step %llu: the loss is not finite; the first such value is in %s",
+                   (unsigned long long)trainer->step + 1, place);
 }
 
-/* Forward and backward of one group, its data included. */
-static void group_task(void *context, int32_t group, int32_t thread)
+static xmoe_status check_norm(const xm_trainer *trainer, double norm, xmoe_error *error)
+{
+    if (isfinite(norm))
+        return XMOE_OK;
+    return xm_fail(error, XMOE_ERROR_INTERNAL, "step %llu: the gradient of %s is not finite",
+                   (unsigned long long)trainer->step + 1, nonfinite_gradient(trainer));
+}
+
+/* Forward and backward of one of this rank's groups, its data included. */
+static void group_task(void *context, int32_t own, int32_t thread)
 {
     (void)thread;
     xm_trainer *trainer = context;
+    int32_t group = trainer->first_group + own;
     int32_t sequences = trainer->options.sequences / trainer->options.groups;
     size_t length = (size_t)trainer->network->shape.context;
     size_t first = (size_t)(group * sequences) * length;
@@ -210,9 +288,20 @@ static void group_task(void *context, int32_t group, int32_t thread)
         xm_token_stream_window(&trainer->stream, trainer->step, group * sequences + i,
                                trainer->tokens + first + (size_t)i * length,
                                trainer->targets + first + (size_t)i * length);
-    memset(trainer->gradients[group], 0, trainer->network->total * sizeof(float));
-    xm_pass_run(trainer->passes[group], trainer->parameters, trainer->tokens + first,
-                trainer->targets + first, trainer->gradients[group], &trainer->results[group]);
+    memset(trainer->gradients[own], 0, trainer->network->total * sizeof(float));
+    xm_pass_run(trainer->passes[own], trainer->parameters, trainer->tokens + first,
+                trainer->targets + first, trainer->gradients[own], &trainer->results[group]);
+}
+
+/* Every group of the step, on whichever rank; each learns the results of all. */
+static xmoe_status run_groups(xm_trainer *trainer, xmoe_error *error)
+{
+    const xm_ranks *ranks = trainer->ranks;
+    xm_workers_run(trainer->workers, trainer->own_groups, group_task, trainer);
+    if (ranks->count == 1)
+        return XMOE_OK;
+    return ranks->gather(ranks->context, trainer->results,
+                         (size_t)trainer->own_groups * sizeof *trainer->results, error);
 }
 
 /* Losses are means over the groups, which have equally many tokens; counts are sums. */
@@ -237,51 +326,67 @@ xmoe_status xm_trainer_step(xm_trainer *trainer, xm_step_report *report, xmoe_er
     const xm_optimizer_rule *rule = &trainer->options.rule;
     *report = (xm_step_report){.step = trainer->step + 1,
                                .rate = xm_learning_rate(rule, (int64_t)trainer->step)};
-    xm_workers_run(trainer->workers, trainer->options.groups, group_task, trainer);
-    combine_results(trainer, &report->result);
-    report->norm =
-        xm_gradient_mean(&trainer->optimizer, trainer->gradients, trainer->options.groups);
-    xmoe_status status = check_finite(trainer, report, error);
+    xmoe_status status = run_groups(trainer, error);
+    if (status == XMOE_OK)
+        status = check_losses(trainer, error);
+    if (status == XMOE_OK)
+        status = xm_gradient_mean(&trainer->optimizer, trainer->gradients, trainer->own_groups,
+                                  &report->norm, error);
+    if (status == XMOE_OK)
+        status = check_norm(trainer, report->norm, error);
     if (status != XMOE_OK)
         return status;
+    combine_results(trainer, &report->result);
     xm_optimizer_step(&trainer->optimizer, rule, (int64_t)trainer->step, report->norm,
                       trainer->gradients[0], trainer->parameters);
     trainer->step++;
     return XMOE_OK;
 }
 
-xmoe_status xm_trainer_validate(xm_trainer *trainer, int32_t domain, int32_t max_windows,
-                                xm_evaluation *evaluation, xmoe_error *error)
+/* All ranks at once, as they train. */
+xmoe_status xm_trainer_gemm_peak(const xm_trainer *trainer, double *flops, xmoe_error *error)
 {
-    return xm_evaluate(trainer->evaluator, trainer->parameters, &trainer->corpus->valid[domain],
-                       trainer->network->shape.context, max_windows, evaluation, error);
+    *flops = 0;
+    xmoe_status status = xm_gemm_peak(trainer->workers, flops, error);
+    status = xm_ranks_agree(trainer->ranks, status, error);
+    return status == XMOE_OK ? xm_ranks_sum(trainer->ranks, flops, error) : status;
 }
 
-static xm_checkpoint make_checkpoint(const xm_trainer *trainer)
+/* Ranks take turns at the domains. */
+xmoe_status xm_trainer_validate(xm_trainer *trainer, int32_t max_windows,
+                                xm_evaluation *evaluations, xmoe_error *error)
 {
-    return (xm_checkpoint){
-        .network = trainer->network,
-        .identity = {.shape = trainer->network->shape,
-                     .vocabulary = xm_vocabulary_hash(&trainer->corpus->vocabulary),
-                     .seed = trainer->options.seed,
-                     .sequences = trainer->options.sequences},
-        .step = trainer->step,
-        .parameters = trainer->parameters,
-        .first = trainer->optimizer.first,
-        .second = trainer->optimizer.second};
+    const xm_ranks *ranks = trainer->ranks;
+    int32_t domains = trainer->corpus->domain_count;
+    xmoe_status status = XMOE_OK;
+    for (int32_t i = ranks->rank; i < domains && status == XMOE_OK; i += ranks->count)
+        status = xm_evaluate(trainer->evaluator, trainer->parameters, &trainer->corpus->valid[i],
+                             trainer->network->shape.context, max_windows, &evaluations[i], error);
+    status = xm_ranks_agree(ranks, status, error);
+    for (int32_t i = 0; i < domains && status == XMOE_OK && ranks->count > 1; i++)
+        status = ranks->broadcast(ranks->context, i % ranks->count, &evaluations[i],
+                                  sizeof evaluations[i], error);
+    return status;
 }
 
 xmoe_status xm_trainer_save(const xm_trainer *trainer, const char *path, xmoe_error *error)
 {
+    xmoe_status status = check_state(trainer, error);
+    if (status != XMOE_OK)
+        return status;
     const xm_checkpoint checkpoint = make_checkpoint(trainer);
-    return xm_checkpoint_save(&checkpoint, path, error);
+    if (trainer->ranks->rank == 0)
+        status = xm_checkpoint_save(&checkpoint, path, error);
+    return xm_ranks_agree(trainer->ranks, status, error);
 }
 
 xmoe_status xm_trainer_load(xm_trainer *trainer, const char *path, xmoe_error *error)
 {
     xm_checkpoint checkpoint = make_checkpoint(trainer);
-    xmoe_status status = xm_checkpoint_load(&checkpoint, path, error);
-    if (status == XMOE_OK)
-        trainer->step = checkpoint.step;
-    return status;
+    xmoe_status status =
+        xm_ranks_agree(trainer->ranks, xm_checkpoint_load(&checkpoint, path, error), error);
+    if (status != XMOE_OK)
+        return status;
+    trainer->step = checkpoint.step;
+    return check_state(trainer, error);
 }

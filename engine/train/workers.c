@@ -99,6 +99,11 @@ void xm_workers_free(xm_workers *workers)
     xm_free(workers);
 }
 
+int32_t xm_workers_threads(const xm_workers *workers)
+{
+    return workers->started + 1;
+}
+
 void xm_workers_run(xm_workers *workers, int32_t tasks, xm_task_fn function, void *context)
 {
     if (workers == NULL || workers->started == 0 || tasks <= 1) {

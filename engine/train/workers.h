@@ -16,6 +16,8 @@ typedef struct xm_workers xm_workers;
 /* threads: the caller of xm_workers_run is one of them; 0: all CPUs this process may use. */
 xmoe_status xm_workers_create(int32_t threads, xm_workers **workers, xmoe_error *error);
 void xm_workers_free(xm_workers *workers);
+/* The caller's included. */
+int32_t xm_workers_threads(const xm_workers *workers);
 
 /* Runs tasks [0, tasks), handed out in order; returns when all are done. Tasks write disjoint
  * outputs. workers may be NULL: runs on the caller. */
