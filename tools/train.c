@@ -17,11 +17,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PATH_SIZE = 4096, EVALUATION_SEQUENCES = 2 };
+enum {
+    PATH_SIZE = 4096,
+    EVALUATION_SEQUENCES = 2,
+    MOE_EVERY_OF_ARCHITECTURE = -1 /* where no flag says it */
+};
 
 typedef struct {
     const char *data, *directory, *domains, *init, *name, *license, *description, *type, *router,
-        *evaluate;
+        *architecture, *evaluate;
     cli_floats weights;
     uint64_t sample_bytes;
     int32_t steps, validate_every, validation_windows, checkpoint_every, log_every, threads, seed;
@@ -42,6 +46,7 @@ static settings default_settings(void)
         .name = "xmoe",
         .type = "Q8_0",
         .router = "threshold",
+        .architecture = "xmoe",
         .sample_bytes = 32 << 20,
         .steps = 4000,
         .validate_every = 250,
@@ -59,7 +64,7 @@ static settings default_settings(void)
                               .feed_forward = 1024,
                               .experts = 32,
                               .expert_feed_forward = 128,
-                              .moe_every = 2,
+                              .moe_every = MOE_EVERY_OF_ARCHITECTURE,
                               .epsilon = 1e-5f,
                               .threshold = 0.9f,
                               .top_k = 4,
@@ -243,6 +248,13 @@ static int fill_trainer(settings *s)
     s->trainer.init = s->init;
     s->trainer.threads = s->threads;
     s->trainer.groups = s->groups > 0 ? s->groups : s->trainer.sequences;
+    xm_network_shape *shape = &s->trainer.shape;
+    if (!xm_architecture_parse(s->architecture, &shape->architecture))
+        return cli_wrong("--architecture %s is unknown", s->architecture);
+    if (shape->moe_every == MOE_EVERY_OF_ARCHITECTURE)
+        shape->moe_every = shape->architecture == XM_ARCHITECTURE_OLMOE   ? 1
+                           : shape->architecture == XM_ARCHITECTURE_LLAMA ? 0
+                                                                          : 2;
     if (!xmoe_router_type_parse(s->router, &s->trainer.shape.router))
         return cli_wrong("--router %s is unknown", s->router);
     return CLI_OK;
@@ -424,6 +436,10 @@ int main(int argc, char **argv)
              .help = "tokens, where it has to be learned"),
         FLAG("sample", "BYTES", CLI_SIZE, &s.sample_bytes,
              .help = "of text to learn the vocabulary from"),
+        FLAG("architecture", "NAME", CLI_STRING, &s.architecture, .choices = "xmoe|llama|olmoe",
+             .help =
+                 "xmoe: GPT-2's blocks; llama: dense, RMSNorm, rotary positions, SwiGLU; olmoe: "
+                 "as llama with experts in all blocks"),
         FLAG("context", "N", CLI_INT, &shape->context, .minimum = 2, .maximum = 65536,
              .help = "tokens of a sequence"),
         FLAG("width", "N", CLI_INT, &shape->width, .minimum = 8, .maximum = 16384,
@@ -435,7 +451,7 @@ int main(int argc, char **argv)
         FLAG("feed-forward", "N", CLI_INT, &shape->feed_forward, .minimum = 1, .maximum = 65536,
              .help = "hidden size of a dense FFN"),
         FLAG("moe-every", "N", CLI_INT, &shape->moe_every, .maximum = 256,
-             .help = "each N-th block is MoE; 0: none"),
+             .default_text = "2; olmoe: 1; llama: 0", .help = "each N-th block is MoE; 0: none"),
         FLAG("experts", "N", CLI_INT, &shape->experts, .minimum = 1, .maximum = 4096,
              .help = "of a MoE block"),
         FLAG("expert-feed-forward", "N", CLI_INT, &shape->expert_feed_forward, .minimum = 1,
@@ -457,6 +473,9 @@ int main(int argc, char **argv)
         FLAG("router-entropy", "W", CLI_FLOAT, &s.trainer.entropy_weight, .maximum = 100,
              .help = "weight of the router's entropy; keeps choices few"),
         FLAG("seed", "N", CLI_INT, &s.seed, .maximum = 2147483647, .help = "of weights and data"),
+        FLAG("recompute", NULL, CLI_BOOL, &s.trainer.recompute,
+             .help = "make activations again in the backward pass: a third more work in far less "
+                     "memory, same results"),
         FLAG("threads", "N", CLI_INT, &s.threads, .maximum = 1024, .default_text = "all CPUs",
              .help = "do not change results"),
         FLAG("log-every", "N", CLI_INT, &s.log_every, .minimum = 1, .maximum = 1e9,

@@ -67,7 +67,8 @@ static xmoe_status create_groups(xm_trainer *trainer, xmoe_error *error)
                                   .min_capacity = o->min_capacity,
                                   .balance_weight = o->balance_weight,
                                   .entropy_weight = o->entropy_weight,
-                                  .training = true};
+                                  .training = true,
+                                  .recompute = o->recompute};
     for (int32_t group = 0; group < trainer->own_groups; group++) {
         trainer->gradients[group] = xm_calloc_aligned(trainer->network->total, sizeof(float));
         if (trainer->gradients[group] == NULL)

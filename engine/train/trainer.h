@@ -27,6 +27,7 @@ typedef struct {
     float capacity_factor; /* 0: none */
     int32_t min_capacity;
     float balance_weight, entropy_weight;
+    bool recompute; /* activations are made again in the backward pass: less memory */
     uint64_t seed;
     const char *init;      /* GGUF file to start from, or NULL: random */
     const xm_ranks *ranks; /* NULL: alone */
