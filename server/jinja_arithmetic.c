@@ -7,8 +7,8 @@
 
 static const char *const symbols[] = {"+", "-", "*", "/", "//", "%", "**", "~"};
 
-static _Noreturn void fail_types(xm_jinja_run *run, xm_jinja_operator operation, xm_jinja_value a,
-                                 xm_jinja_value b)
+static __attribute__((noreturn)) void fail_types(xm_jinja_run *run, xm_jinja_operator operation,
+                                                 xm_jinja_value a, xm_jinja_value b)
 {
     const xm_jinja_value *undefined = a.type == XM_JINJA_UNDEFINED   ? &a
                                       : b.type == XM_JINJA_UNDEFINED ? &b

@@ -5,7 +5,7 @@
 
 #include "jinja_run.h"
 
-static _Noreturn void fail_undefined(xm_jinja_run *run, xm_jinja_value value)
+static __attribute__((noreturn)) void fail_undefined(xm_jinja_run *run, xm_jinja_value value)
 {
     xm_jinja_fail(&run->job, XM_JINJA_RUNTIME, "'%.100s' is undefined",
                   value.name ? value.name : "a value");

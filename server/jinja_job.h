@@ -45,7 +45,7 @@ void xm_jinja_step(xm_jinja_job *job, size_t steps);
 void xm_jinja_descend(xm_jinja_job *job);
 void xm_jinja_rise(xm_jinja_job *job);
 
-_Noreturn void xm_jinja_fail(xm_jinja_job *job, xm_jinja_failure failure, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+__attribute__((noreturn, format(printf, 3, 4))) void
+xm_jinja_fail(xm_jinja_job *job, xm_jinja_failure failure, const char *format, ...);
 
 #endif

@@ -285,21 +285,22 @@ void xm_jinja_free(xm_jinja *jinja)
 static void render(xm_jinja_run *run, const xm_jinja *jinja, const xm_jinja_variable *variables,
                    size_t count, xm_jinja_output *output)
 {
-    xm_jinja_builder builder = {.job = &run->job};
-    run->out = &builder;
+    const xm_jinja_builder *builder = &run->document;
+    run->document.job = &run->job;
+    run->out = &run->document;
     enter(run, NULL);
     for (size_t i = 0; i < count; i++)
         xm_jinja_assign(run, variables[i].name,
                         xm_jinja_from_json(&run->job, variables[i].value, variables[i].input));
     enter(run, run->scope);
     run_body(run, &jinja->root->first);
-    xm_text_add(&output->text, builder.length ? builder.bytes : "", builder.length);
-    if (xm_text_reserve(&output->input, builder.length)) {
-        if (builder.marks)
-            memcpy(output->input.data, builder.marks, builder.length);
+    xm_text_add(&output->text, builder->length ? builder->bytes : "", builder->length);
+    if (xm_text_reserve(&output->input, builder->length)) {
+        if (builder->marks)
+            memcpy(output->input.data, builder->marks, builder->length);
         else
-            memset(output->input.data, 0, builder.length);
-        output->input.length = builder.length;
+            memset(output->input.data, 0, builder->length);
+        output->input.length = builder->length;
     }
     if (output->text.failed || output->input.failed)
         xm_jinja_fail(&run->job, XM_JINJA_MEMORY, "out of memory");

@@ -24,7 +24,8 @@ struct xm_jinja_loop {
 struct xm_jinja_run {
     xm_jinja_job job;
     xm_jinja_scope *scope;
-    xm_jinja_builder *out;
+    xm_jinja_builder document; /* the text that is being made */
+    xm_jinja_builder *out;     /* where output goes: the document, or a block within it */
     int64_t loop_depth;
     time_t now;
 };

@@ -156,7 +156,7 @@ static xm_jinja_value choose(xm_jinja_run *run, xm_jinja_value self,
     xm_jinja_value list = xm_jinja_new_list(&run->job, false);
     if (attribute && !arguments->count)
         xm_jinja_fail(&run->job, XM_JINJA_RUNTIME, "selectattr needs an attribute");
-    const xm_jinja_builtin *test = arguments->count > attribute
+    const xm_jinja_builtin *test = arguments->count > (size_t)attribute
                                        ? find(run, arguments, attribute, "test", xm_jinja_find_test)
                                        : NULL;
     xm_jinja_arguments left = rest(arguments, 1 + (size_t)attribute);

@@ -134,7 +134,7 @@ bool xm_jinja_is(const xm_jinja_parser *parser, xm_jinja_token_kind kind, const 
 bool xm_jinja_accept(xm_jinja_parser *parser, xm_jinja_token_kind kind, const char *text);
 void xm_jinja_expect(xm_jinja_parser *parser, xm_jinja_token_kind kind, const char *text);
 const char *xm_jinja_expect_name(xm_jinja_parser *parser, const char *what);
-_Noreturn void xm_jinja_unexpected(xm_jinja_parser *parser, const char *wanted);
+__attribute__((noreturn)) void xm_jinja_unexpected(xm_jinja_parser *parser, const char *wanted);
 
 xm_jinja_node *xm_jinja_parse_expression(xm_jinja_parser *parser);
 /* Without the "x if y" form, as a for statement needs it. */

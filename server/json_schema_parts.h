@@ -1,6 +1,7 @@
 /*
  * json_schema_parts.h - what the files that turn schemas into rules share:
  *   json_schema.c         which keywords there are, types, references, combinations
+ *   json_schema_constants.c the values that are given
  *   json_schema_members.c objects and arrays
  *   json_schema_values.c  strings and numbers, and the rules that all schemas share
  *
@@ -77,6 +78,10 @@ bool xm_schema_close_rule(xm_schema_builder *builder, xm_text *body, xm_text *ou
 bool xm_schema_count(xm_schema_builder *builder, const cJSON *schema, const char *key,
                      int32_t *count);
 
+/* json_schema_constants.c: any of the list that begins with `first` (single: that one alone) that
+ * has the type (NULL: any). */
+bool xm_schema_constants(xm_schema_builder *builder, const cJSON *first, bool single,
+                         const cJSON *type, xm_text *out);
 /* json_schema_members.c */
 bool xm_schema_object(xm_schema_builder *builder, const cJSON *schema, xm_text *out);
 bool xm_schema_array(xm_schema_builder *builder, const cJSON *schema, xm_text *out);
