@@ -57,12 +57,14 @@ static bool tokenize(const xm_server *server, const cJSON *body, xm_json *json, 
     return true;
 }
 
+/* Special tokens give their text. The space that encoding puts before a text is taken off again. */
 static bool detokenize(const xm_server *server, const cJSON *body, xm_json *json,
                        xm_problem *problem)
 {
     const xmoe_model *model = server->model;
     const cJSON *tokens = xm_json_member(body, "tokens");
     int32_t vocabulary = xmoe_model_get_info(model)->vocabulary_size;
+    bool at_start = xmoe_model_get_info(model)->add_space;
     xm_text text = {0};
     if (!cJSON_IsArray(tokens))
         return xm_problem_field(problem, "tokens", "'tokens' must be an array of token ids");
@@ -75,7 +77,9 @@ static bool detokenize(const xm_server *server, const cJSON *body, xm_json *json
                                     vocabulary - 1);
         }
         const char *bytes = xmoe_token_bytes(model, (int32_t)token, &length);
-        xm_text_add(&text, bytes, length);
+        bool added = at_start && length > 0 && bytes[0] == ' ';
+        at_start = at_start && xmoe_token_is_special(model, (int32_t)token);
+        xm_text_add(&text, bytes + added, length - added);
     }
     json->out->failed = json->out->failed || text.failed;
     xm_json_open(json, NULL, '{');
