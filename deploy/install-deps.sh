@@ -24,7 +24,7 @@ for group in "${@:-build}"; do
     runtime) packages="$packages $runtime" ;;
     mpi) packages="$packages $mpi" ;;
     test) packages="$packages $build $mpi $test" ;;
-    lint) packages="$packages $build $lint" ;;
+    lint) packages="$packages $build $mpi $lint" ;;
     container) packages="$packages $container" ;;
     monitor) packages="$packages $monitor" ;;
     browser) packages="$packages $browser" ;;

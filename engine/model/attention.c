@@ -160,10 +160,10 @@ static void attend_heads(const xm_attention_call *call, const xm_query_tile *til
         keys[b] = xm_kv_keys(call->cache, block, call->layer, kv_head);
         values[b] = xm_kv_values(call->cache, block, call->layer, kv_head);
     }
-    size_t queries = (size_t)(attention->tile * attention->job_heads);
+    size_t queries = (size_t)attention->tile * (size_t)attention->job_heads;
     xm_attention_job job = {
         .query = call->queries + (size_t)tile->row * call->query_stride +
-                 (size_t)(head * shape->key_length),
+                 (size_t)head * (size_t)shape->key_length,
         .query_stride = call->query_stride,
         .heads = attention->job_heads,
         .query_count = tile->count * attention->job_heads,

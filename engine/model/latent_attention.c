@@ -112,8 +112,8 @@ static void place_query(const row_call *call, int32_t row, int32_t head)
     const float *query =
         rows->query + (size_t)row * rows->query_length + (size_t)head * (plain + turning);
     float *turned = forward->qkv + (size_t)row * forward->qkv_stride +
-                    (size_t)(head * shape->key_length + shape->latent_length);
-    size_t head_row = (size_t)(row * shape->heads + head);
+                    (size_t)head * (size_t)shape->key_length + (size_t)shape->latent_length;
+    size_t head_row = (size_t)row * (size_t)shape->heads + (size_t)head;
     memcpy(turned, query + plain, turning * sizeof *turned);
     xm_rope_apply(&shape->rope, forward->turns + row * shape->rope.dimensions, turned);
     memcpy(rows->plain.f32 + head_row * rows->plain.stride, query, plain * sizeof *query);
@@ -141,7 +141,7 @@ static void quantize_attended(const row_call *call, int32_t row)
     const xm_forward *forward = call->forward;
     const xm_attention_shape *shape = &forward->model->attention;
     xm_activations_quantize(forward->kernels, &forward->attended, (size_t)row, 0,
-                            (size_t)(shape->heads * shape->head_value_length));
+                            (size_t)shape->heads * (size_t)shape->head_value_length);
 }
 
 typedef struct {

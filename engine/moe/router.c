@@ -112,13 +112,15 @@ static int32_t fill_from_groups(const xm_gate_rules *rules, const float *scores,
         best[g] = rank_key(group_worth(rules, scores, g * size, (g + 1) * size), g);
     for (int32_t at = rules->groups / 2 - 1; at >= 0; at--)
         sift_down(best, rules->groups, at);
+    /* NOLINTBEGIN(clang-analyzer-core.*): groups > 0, so that best has values */
     for (int32_t left = rules->groups - 1; left >= rules->groups - rules->groups_used; left--) {
-        int32_t group = key_expert(best[0]); /* NOLINT(clang-analyzer-core.CallAndMessage) */
+        int32_t group = key_expert(best[0]);
         best[0] = best[left];
         sift_down(best, left, 0);
         for (int32_t e = group * size; e < (group + 1) * size; e++)
             heap[count++] = rank_key(ranking_score(rules, scores, e), e);
     }
+    /* NOLINTEND(clang-analyzer-core.*) */
     return count;
 }
 

@@ -93,12 +93,12 @@ static void embed(const xm_pass *pass, const float *parameters, const int32_t *t
 {
     size_t d = (size_t)pass->network->shape.width;
     const float *token_embedding = parameters + pass->network->token_embedding;
-    const float *position_embedding = weight_at(parameters, pass->network->position_embedding);
+    size_t positions = pass->network->position_embedding; /* offset */
     for (int32_t row = 0; row < pass->rows; row++) {
         const float *token = token_embedding + (size_t)tokens[row] * d;
         size_t position = (size_t)(row % pass->options.length);
-        if (position_embedding != NULL)
-            xm_row_sum(x + (size_t)row * d, token, position_embedding + position * d, d);
+        if (positions != XM_NO_TENSOR)
+            xm_row_sum(x + (size_t)row * d, token, parameters + positions + position * d, d);
         else
             memcpy(x + (size_t)row * d, token, d * sizeof *x);
     }

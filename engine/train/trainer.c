@@ -166,9 +166,10 @@ xmoe_status xm_trainer_create(const xm_trainer_options *options, const xm_corpus
     const xm_ranks *ranks = options->ranks != NULL ? options->ranks : &alone;
     *trainer_out = NULL;
     xm_trainer *trainer = xm_calloc(1, sizeof *trainer);
-    xmoe_status status =
-        trainer != NULL ? XMOE_OK : xm_fail_memory(error, "trainer", sizeof *trainer);
-    if (status == XMOE_OK) {
+    xmoe_status status;
+    if (trainer == NULL) {
+        status = xm_fail_memory(error, "trainer", sizeof *trainer);
+    } else {
         trainer->options = *options;
         trainer->options.shape.vocabulary = xm_vocabulary_size(&corpus->vocabulary);
         trainer->ranks = ranks;
@@ -181,9 +182,9 @@ xmoe_status xm_trainer_create(const xm_trainer_options *options, const xm_corpus
         status = build(trainer, error);
     }
     status = xm_ranks_agree(ranks, status, error);
-    if (status == XMOE_OK)
+    if (trainer != NULL && status == XMOE_OK)
         status = check_corpus(trainer, error);
-    if (status == XMOE_OK)
+    if (trainer != NULL && status == XMOE_OK)
         status = check_state(trainer, error);
     if (status != XMOE_OK) {
         xm_trainer_free(trainer);
