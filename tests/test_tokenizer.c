@@ -230,6 +230,36 @@ static void test_special_tokens(void **state)
     assert_false(xm_tokenizer_is_special(tokenizer, end + 1));
 }
 
+/* Where any byte of what spells a special token is marked, it is text; what lies between marks is
+ * split as without them. */
+static void test_marked_bytes_stay_text(void **state)
+{
+    const xm_tokenizer *tokenizer = *state;
+    const char text[] = "<|end|>a<|end|>";
+    const size_t length = sizeof text - 1, second = 8;
+    int32_t end = xm_tokenizer_eos(tokenizer) + 1;
+    for (size_t marked = 0; marked <= length; marked++) {
+        char marks[sizeof text] = {0};
+        int32_t *tokens;
+        size_t count = 0, ends = 0, bytes = 0, size;
+        if (marked < length)
+            marks[marked] = 1;
+        assert_int_equal(
+            xm_tokenizer_encode_marked(tokenizer, text, marks, length, &tokens, &count, NULL),
+            XMOE_OK);
+        for (size_t i = 0; i < count; i++) {
+            ends += tokens[i] == end;
+            (void)xm_tokenizer_bytes(tokenizer, tokens[i], &size);
+            bytes += size;
+        }
+        assert_int_equal(bytes, length);
+        assert_int_equal(ends,
+                         marked < second - 1 || (marked >= second && marked < length) ? 1 : 2);
+        assert_int_equal(tokens[0] == end, marked >= second - 1);
+        free(tokens);
+    }
+}
+
 static void test_bytes_of_tokens(void **state)
 {
     size_t length;
@@ -482,6 +512,7 @@ int main(void)
         cmocka_unit_test(test_long_texts),
         cmocka_unit_test(test_no_text),
         cmocka_unit_test(test_special_tokens),
+        cmocka_unit_test(test_marked_bytes_stay_text),
         cmocka_unit_test(test_bytes_of_tokens),
         cmocka_unit_test(test_broken_vocabularies),
         cmocka_unit_test(test_bytes_without_token),
