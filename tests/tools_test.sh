@@ -303,6 +303,22 @@ ok = len(rows) == 6 and all(None not in r and None not in r.values() for r in ro
 sys.exit(0 if ok and rows[2]["file"] == "all" and float(rows[5]["mean_active"]) == 8 else 1)
 PYTHON
 }
+# Windows add up to the file, at every threshold.
+eval_windows() {
+    run 0 eval --quiet --model "$model" --csv --thresholds 0.5,1 --window-file "$work/windows.csv" \
+        "$work/a.txt" "$work/b.txt" &&
+        python3 - "$work/out" "$work/windows.csv" <<'PYTHON'
+import csv, sys
+rows, windows = (list(csv.DictReader(open(name))) for name in sys.argv[1:3])
+for row in rows:
+    if row["file"] == "all":
+        continue
+    mine = [w for w in windows if w["file"] == row["file"] and w["routing"] == row["routing"]]
+    assert sum(int(w["tokens"]) for w in mine) == int(row["tokens"]) > 0
+    nats = sum(float(w["nats"]) for w in mine)
+    assert abs(nats - float(row["nats"])) < 1e-5 * nats
+PYTHON
+}
 eval_table() {
     run 0 eval --model "$model" --expert-usage "$work/a.txt" && says "bits/B" out && says "most used" out
 }
@@ -316,6 +332,7 @@ check "eval: same figures in any company" same_in_any_company
 check "eval: windows" windows
 check "eval: thresholds" sweep
 check "eval: CSV" eval_csv
+check "eval: loss of windows" eval_windows
 check "eval: table" eval_table
 check "eval: files without text are errors" eval_refuses
 

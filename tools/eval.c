@@ -26,7 +26,7 @@ typedef struct {
     cli_floats thresholds;
     int32_t window, stride, parallel, documents;
     bool kv_f32, expert_usage, csv, json;
-    const char *trace, *usage_file, *importance;
+    const char *trace, *usage_file, *importance, *window_file;
 } settings;
 
 typedef struct {
@@ -37,7 +37,7 @@ typedef struct {
     int32_t file_count;
     double *document_nats;
     trace_file trace;
-    output_file usage_file;
+    output_file usage_file, window_file;
 } evaluation;
 
 /* --- figures -----------------------------------------------------------------------------------
@@ -117,6 +117,22 @@ static bool take_usage(evaluation *run, const xmoe_usage *earlier, xmoe_usage **
     return status == XMOE_OK;
 }
 
+/* The loss of every window of a file, from which the difference of two models on the same windows
+ * gets its own, much smaller, standard error. */
+static void write_windows(evaluation *run, int32_t file, const char *routing)
+{
+    FILE *stream = run->window_file.stream;
+    for (size_t i = 0; i < run->windows.count; i++) {
+        const eval_window *item = &run->windows.items[i];
+        if (run->windows.documents.items[item->document].file == file) {
+            fprintf(stream, "%s,%zu,%zu,%zu,%.9g,", routing, item->document, item->start,
+                    item->start + (size_t)item->length - item->first, item->nats);
+            eval_print_csv_text(stream, run->files[file]);
+            putc('\n', stream);
+        }
+    }
+}
+
 /* One file at one routing: a row of the report. */
 static bool evaluate_file(evaluation *run, int32_t file, const xmoe_routing *routing, eval_row *row)
 {
@@ -130,6 +146,9 @@ static bool evaluate_file(evaluation *run, int32_t file, const xmoe_routing *rou
         row->seconds = cli_seconds() - started;
         row->file = run->files[file];
         sum_up(run, file, row);
+        if (run->window_file.stream != NULL) {
+            write_windows(run, file, row->routing);
+        }
         good = take_usage(run, before, &row->usage);
     }
     xmoe_usage_free(before);
@@ -202,6 +221,12 @@ static bool open_outputs(evaluation *run)
             return false;
         }
     }
+    if (set->window_file != NULL) {
+        if (!output_open(&run->window_file, set->window_file)) {
+            return false;
+        }
+        fprintf(run->window_file.stream, "routing,document,start,tokens,nats,file\n");
+    }
     return set->usage_file == NULL || output_open(&run->usage_file, set->usage_file);
 }
 
@@ -217,6 +242,9 @@ static bool finish_outputs(evaluation *run)
         xmoe_engine_write_importance(run->session.engine, set->importance, run->files[0], &error) !=
             XMOE_OK) {
         cli_fail("%s", error.message);
+        return false;
+    }
+    if (set->window_file != NULL && !output_finish(&run->window_file)) {
         return false;
     }
     if (set->usage_file == NULL) {
@@ -304,13 +332,14 @@ static int run_evaluation(settings *set, const char *const *files, int32_t file_
     windows_free(&run.windows);
     trace_abandon(&run.trace);
     output_abandon(&run.usage_file);
+    output_abandon(&run.window_file);
     return status;
 }
 
 int main(int argc, char **argv)
 {
     settings set = {.parallel = 4};
-    cli_flag flags[SESSION_FLAGS + 12];
+    cli_flag flags[SESSION_FLAGS + 13];
     size_t count = session_add_flags(&set.session, flags);
     const cli_flag own[] = {
         {.name = "thresholds",
@@ -369,6 +398,11 @@ int main(int argc, char **argv)
          .type = CLI_STRING,
          .value = &set.usage_file,
          .help = "write the usage of all files as a snapshot for xmoe-usage or a server"},
+        {.name = "window-file",
+         .argument = "FILE",
+         .type = CLI_STRING,
+         .value = &set.window_file,
+         .help = "write the loss of every window, as CSV: for paired comparisons of models"},
         {.name = "importance",
          .argument = "FILE",
          .type = CLI_STRING,

@@ -126,16 +126,16 @@ static void print_csv_number(double value)
     putchar(',');
 }
 
-static void print_csv_text(const char *text)
+void eval_print_csv_text(FILE *stream, const char *text)
 {
-    putchar('"');
+    putc('"', stream);
     for (; *text != '\0'; text++) {
         if (*text == '"') {
-            putchar('"');
+            putc('"', stream);
         }
-        putchar(*text);
+        putc(*text, stream);
     }
-    putchar('"');
+    putc('"', stream);
 }
 
 static void print_csv(const eval_report *report, const xmoe_model_info *info)
@@ -161,7 +161,7 @@ static void print_csv(const eval_report *report, const xmoe_model_info *info)
         printf("%llu,", (unsigned long long)row->positions);
         print_csv_number(row->seconds);
         print_csv_number(speed(row));
-        print_csv_text(row->file);
+        eval_print_csv_text(stdout, row->file);
         putchar('\n');
     }
 }

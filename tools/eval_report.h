@@ -6,6 +6,8 @@
 
 #include "xmoe.h"
 
+#include <stdio.h>
+
 /* One file (or all) at one routing. */
 typedef struct {
     char routing[48];   /* "threshold 0.9" */
@@ -38,6 +40,8 @@ void eval_row_set_routing(eval_row *row, const xmoe_model *model, const xmoe_rou
 bool eval_report_add(eval_report *report, const eval_row *row);
 void eval_report_print(const eval_report *report, const xmoe_model_info *info,
                        const eval_style *style);
+/* In double quotes. */
+void eval_print_csv_text(FILE *stream, const char *text);
 void eval_report_free(eval_report *report);
 
 #endif
