@@ -3,6 +3,7 @@
 # dependencies are named; the Makefile, the Dockerfile and CI all call it.
 #
 #   deploy/install-deps.sh [build] [runtime] [mpi] [test] [lint] [container] [monitor] [browser]
+#                          [experiments]
 #
 # Without a group: build.
 set -eu
@@ -14,6 +15,7 @@ mpi="libopenmpi-dev openmpi-bin" # for xmoe-train-mpi, which is made where there
 test="libcmocka-dev curl python3 xz-utils"
 lint="clang-format clang-tidy cppcheck"
 container="buildah debootstrap"
+experiments="python3-matplotlib" # for the plots of tools/experiments
 browser="chromium chromium-driver python3-selenium"
 monitor="prometheus" # for promtool and a scrape in the tests; as a service nobody needs it here
 
@@ -28,8 +30,9 @@ for group in "${@:-build}"; do
     container) packages="$packages $container" ;;
     monitor) packages="$packages $monitor" ;;
     browser) packages="$packages $browser" ;;
+    experiments) packages="$packages $experiments" ;;
     *)
-        echo "install-deps.sh: unknown group '$group' (build, runtime, mpi, test, lint, container, monitor, browser)" >&2
+        echo "install-deps.sh: unknown group '$group' (build, runtime, mpi, test, lint, container, monitor, browser, experiments)" >&2
         exit 2
         ;;
     esac

@@ -171,12 +171,13 @@ typedef struct {
     bool add_space; /* encoding puts a space before a text: who decodes a whole text takes it off */
     xmoe_infill_tokens infill;
     uint64_t parameter_count;
-    uint64_t weight_bytes; /* of all tensors as stored in the file */
-    uint64_t expert_bytes; /* weights and biases of one expert of one layer, on average */
-    uint64_t shared_bytes; /* read by every token: everything but experts and the embedding
-                              tables' unread rows; output matrix included */
-    xmoe_router router;    /* as trained */
-    xmoe_pooling pooling;  /* as the file says, else MEAN */
+    uint64_t weight_bytes;         /* of all tensors as stored in the file */
+    uint64_t expert_bytes;         /* weights and biases of one expert of one layer, on average */
+    uint64_t expert_multiply_adds; /* of one expert of one layer for one token */
+    uint64_t shared_bytes;         /* read by every token: everything but experts and the embedding
+                                      tables' unread rows; output matrix included */
+    xmoe_router router;            /* as trained */
+    xmoe_pooling pooling;          /* as the file says, else MEAN */
 } xmoe_model_info;
 
 XMOE_API const xmoe_model_info *xmoe_model_get_info(const xmoe_model *model);

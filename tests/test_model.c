@@ -97,6 +97,7 @@ static void info_describes_the_file(void **state)
     assert_int_equal(info->eos_token, 256);
     assert_int_equal(info->parameter_count, all);
     assert_int_equal(info->expert_bytes, expert_bytes);
+    assert_int_equal(info->expert_multiply_adds, 2 * d * eff);
     uint64_t tables = vocabulary * d / 32 * 34 + context * d * 4;
     uint64_t looked_up = d / 32 * 34 + d * 4;
     assert_int_equal(info->shared_bytes,

@@ -414,6 +414,7 @@ static void check_served(xm_architecture architecture)
     if (architecture == XM_ARCHITECTURE_OLMOE) {
         assert_int_equal(info->router.type, XMOE_ROUTER_THRESHOLD);
         assert_true(info->router.threshold == 0.8f);
+        assert_int_equal(info->expert_multiply_adds, 3 * WIDTH * EXPERT_HIDDEN);
     }
     compare_scores(model, &problem, losses);
     xmoe_model_free(model);

@@ -25,14 +25,14 @@ static double speed(const eval_row *row)
     return row->seconds > 0 ? (double)row->positions / row->seconds : 0;
 }
 
-/* Multiplications and additions of a token's experts (two matrices each), over all MoE layers. */
+/* Multiplications and additions of a token's experts, over all MoE layers. */
 static double expert_flops(const eval_row *row, const xmoe_model_info *info)
 {
     double experts = 0;
     for (int32_t i = 0; i < row->usage->layer_count; i++) {
         experts += row->usage->layers[i].mean_active;
     }
-    return experts * 4.0 * info->embedding_length * info->expert_feed_forward_length;
+    return experts * 2.0 * (double)info->expert_multiply_adds;
 }
 
 void eval_row_set_routing(eval_row *row, const xmoe_model *model, const xmoe_routing *routing)

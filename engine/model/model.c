@@ -106,23 +106,26 @@ static bool is_looked_up(const xmoe_model *model, const xm_load_item *item)
 static void describe_sizes(const xm_loader *loader, xmoe_model_info *info)
 {
     const xmoe_model *model = loader->model;
-    uint64_t experts = 0;
+    uint64_t experts = 0, multiply_adds = 0;
     for (size_t i = 0; i < loader->item_count; i++) {
         const xm_load_item *item = &loader->items[i];
         const xm_gguf_tensor *tensor = item->tensor;
         info->weight_bytes += tensor->bytes;
-        info->parameter_count +=
-            tensor->shape[0] * tensor->shape[1] * tensor->shape[2] * tensor->shape[3];
-        if (is_expert_item(model, item))
+        uint64_t values = tensor->shape[0] * tensor->shape[1] * tensor->shape[2] * tensor->shape[3];
+        info->parameter_count += values;
+        if (is_expert_item(model, item)) {
             experts += tensor->bytes;
-        else if (is_looked_up(model, item))
-            info->shared_bytes += tensor->bytes / tensor->shape[1];
-        else
-            info->shared_bytes += tensor->bytes;
+            multiply_adds += item->matrices != NULL ? values : 0;
+        } else {
+            uint64_t rows = is_looked_up(model, item) ? tensor->shape[1] : 1;
+            info->shared_bytes += tensor->bytes / rows;
+        }
     }
-    if (info->moe_layer_count > 0)
-        info->expert_bytes =
-            experts / (uint64_t)info->moe_layer_count / (uint64_t)info->expert_count;
+    if (info->moe_layer_count > 0) {
+        uint64_t count = (uint64_t)info->moe_layer_count * (uint64_t)info->expert_count;
+        info->expert_bytes = experts / count;
+        info->expert_multiply_adds = multiply_adds / count;
+    }
     info->quantization = main_weight_type(loader);
 }
 

@@ -82,7 +82,7 @@ def share_tokens(work, directory):
 
 def train(binaries, corpus, work, name, seed, flags):
     directory = work / f"{name}-s{seed}"
-    if (directory / "model.gguf").exists():
+    if last_step(directory) == STEPS and (directory / "model.gguf").exists():
         return directory
     directory.mkdir(parents=True, exist_ok=True)
     share_tokens(work, directory)
