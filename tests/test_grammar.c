@@ -421,6 +421,25 @@ static void masks_are_what_trying_every_token_gives(void **state)
     }
 }
 
+/* States far from the end of a repetition share masks with those that are nearer; up to the end,
+ * each must be its own. */
+static void masks_of_long_repetitions(void **state)
+{
+    (void)state;
+    static const char *const grammars[] = {"root ::= \"x\" [a-c]{0,40} \"c\"",
+                                           "root ::= [a-c]{30} \"c\"?",
+                                           "root ::= ([a-c]{2,15} \"c\"){3,20} \"ab\"",
+                                           "root ::= (\"ab\"? [a-c]?){12,30} \"c\"",
+                                           "root ::= \"a\"{9,} \"bb\"{12,14} \"c\"",
+                                           "root ::= r{20} \"c\"\nr ::= [a-c]{0,12} \"b\""};
+    for (size_t i = 0; i < sizeof grammars / sizeof *grammars; i++) {
+        xmoe_grammar *grammar = grammar_of(grammars[i]);
+        for (uint64_t seed = 0; seed < 6; seed++)
+            check_masks(grammar, seed, 50);
+        xmoe_grammar_free(grammar);
+    }
+}
+
 /* --- triggers --------------------------------------------------------------------------------- */
 
 static bool allowed_after(xmoe_grammar *grammar, const char *before, int32_t token)
@@ -570,6 +589,7 @@ int main(void)
         cmocka_unit_test(nesting_and_length_are_bounded),
         cmocka_unit_test(matching_agrees_with_the_reference),
         cmocka_unit_test(masks_are_what_trying_every_token_gives),
+        cmocka_unit_test(masks_of_long_repetitions),
         cmocka_unit_test(a_trigger_switches_the_grammar_on),
         cmocka_unit_test(a_full_machine_is_replaced),
         cmocka_unit_test(hostile_grammars_stay_bounded),

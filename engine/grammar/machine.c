@@ -205,7 +205,8 @@ static xm_machine_status make_state(xm_machine *m, int32_t free, int32_t *state)
                                              .hash = hash,
                                              .free = free,
                                              .may_end = m->gathered_may_end,
-                                             .mask = XM_UNKNOWN};
+                                             .mask = XM_UNKNOWN,
+                                             .like = XM_UNKNOWN};
     m->table[at] = *state;
     for (size_t i = 0; i < classes; i++)
         m->steps[(size_t)*state * classes + i] = XM_UNKNOWN;
@@ -310,6 +311,44 @@ xm_machine_status xm_machine_token(xm_machine *m, int32_t state, int32_t token, 
         status = xm_machine_step(m, *next, (uint8_t)bytes[i], next);
     if (status == XM_MACHINE_OK && !free)
         status = join_token(m, state, token, next);
+    return status;
+}
+
+/* --- states with the same mask ---------------------------------------------------------------- */
+
+/* The stack with no frame of more than `most` passes. */
+static xm_machine_status shorten_frame(xm_machine *m, int32_t frame, int32_t most, int32_t *shorter)
+{
+    int32_t nodes[XM_MACHINE_DEPTH], depth = 0;
+    xm_machine_status status = XM_MACHINE_OK;
+    for (; frame != 0; frame = m->frames[frame].parent)
+        nodes[depth++] = xm_program_with_passes(m->options.program, m->frames[frame].node, most);
+    *shorter = 0;
+    while (depth > 0 && status == XM_MACHINE_OK)
+        status = push_frame(m, nodes[--depth], *shorter, shorter);
+    return status;
+}
+
+xm_machine_status xm_machine_like(xm_machine *m, int32_t state, int32_t *like)
+{
+    const xm_state s = m->states[state];
+    xm_machine_status status = XM_MACHINE_OK;
+    *like = s.like;
+    if (*like != XM_UNKNOWN)
+        return XM_MACHINE_OK;
+    begin_gathering(m);
+    m->gathered_may_end = s.may_end;
+    for (size_t i = s.first; i < s.first + s.count && status == XM_MACHINE_OK; i++) {
+        uint64_t item = m->items.items[i];
+        int32_t frame = 0;
+        status = shorten_frame(m, (int32_t)(uint32_t)item, m->options.tokens->depth, &frame);
+        if (status == XM_MACHINE_OK)
+            status = push_item(&m->gathered, pack((int32_t)(item >> 32), frame));
+    }
+    if (status == XM_MACHINE_OK)
+        status = make_state(m, s.free, like);
+    if (status == XM_MACHINE_OK)
+        m->states[state].like = *like;
     return status;
 }
 

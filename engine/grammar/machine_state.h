@@ -20,6 +20,7 @@ typedef struct {
     int32_t free; /* 0: in the grammar; else bytes of the trigger that were seen, plus 1 */
     bool may_end;
     int32_t mask; /* XM_UNKNOWN, or its place */
+    int32_t like; /* XM_UNKNOWN, or the state whose mask is also this one's */
 } xm_state;
 
 typedef struct {
@@ -57,6 +58,10 @@ struct xm_machine {
     int32_t mask_count, mask_capacity, mask_limit, newest, oldest;
     int32_t *path; /* [depth of the vocabulary + 1]: states of a walk */
 };
+
+/* machine.c: the state with the same tokens whose repetitions have no more passes left than a token
+ * has bytes: in a long string all states but the last share one mask. */
+xm_machine_status xm_machine_like(xm_machine *machine, int32_t state, int32_t *like);
 
 /* mask.c */
 bool xm_mask_init(xm_machine *machine);

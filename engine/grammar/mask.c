@@ -133,6 +133,9 @@ static xm_machine_status add_specials(xm_machine *m, int32_t state, uint64_t *wo
 
 xm_machine_status xm_machine_mask(xm_machine *m, int32_t state, const uint64_t **words)
 {
+    xm_machine_status status = xm_machine_like(m, state, &state);
+    if (status != XM_MACHINE_OK)
+        return status;
     int32_t mask = m->states[state].mask;
     if (mask != XM_UNKNOWN) {
         unlink_mask(m, mask);
@@ -146,7 +149,7 @@ xm_machine_status xm_machine_mask(xm_machine *m, int32_t state, const uint64_t *
     uint64_t *fresh = m->mask_words + (size_t)mask * words_of(m);
     memset(fresh, 0, words_of(m) * sizeof *fresh);
     m->masks[mask].state = XM_UNKNOWN;
-    xm_machine_status status = walk(m, state, fresh);
+    status = walk(m, state, fresh);
     if (status == XM_MACHINE_OK)
         status = add_specials(m, state, fresh);
     link_newest(m, mask);

@@ -221,6 +221,17 @@ static int32_t compile_once(compiler *c, const xm_expression *e, int32_t rule, i
     return compile(c, e->first, next);
 }
 
+static bool add_chain(compiler *c, int32_t first, int32_t stride, int32_t count)
+{
+    xm_program *p = c->program;
+    if (count < 2)
+        return true;
+    if (!grow(c, (void **)&p->chains, p->chain_count, &p->chain_capacity, sizeof *p->chains))
+        return false;
+    p->chains[p->chain_count++] = (xm_pass_chain){first, stride, count};
+    return true;
+}
+
 /* A loop without end holds the last of the passes that must be. */
 static int32_t compile_repeat(compiler *c, const xm_expression *e, int32_t next)
 {
@@ -240,11 +251,17 @@ static int32_t compile_repeat(compiler *c, const xm_expression *e, int32_t next)
         at = passes > 0 ? pass : loop;
         passes--;
     }
+    int32_t optional = passes > e->minimum ? passes - e->minimum : 0;
+    int32_t first = (int32_t)c->program->node_count;
     for (int32_t i = passes; i > 0 && at >= 0; i--) {
         at = compile_once(c, e, rule, at);
         if (i > e->minimum && at >= 0)
             at = add_node(c, XM_NODE_SPLIT, next, at);
     }
+    if (rule >= 0 && at >= 0 &&
+        !(add_chain(c, first, 2, optional) &&
+          add_chain(c, first + 2 * optional, 1, passes - optional)))
+        return -1;
     return at;
 }
 
@@ -311,8 +328,28 @@ xmoe_status xm_program_create(const xm_gbnf *tree, xm_program *program, xmoe_err
     return xm_program_check(tree, program, error);
 }
 
+int32_t xm_program_with_passes(const xm_program *p, int32_t node, int32_t most)
+{
+    size_t low = 0, high = p->chain_count; /* chains before low begin no later than the node */
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (p->chains[middle].first <= node)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == 0)
+        return node;
+    const xm_pass_chain *chain = &p->chains[low - 1];
+    int32_t passes = (node - chain->first) / chain->stride;
+    if (passes >= chain->count || passes <= most)
+        return node;
+    return node - (passes - most) * chain->stride;
+}
+
 void xm_program_free(xm_program *program)
 {
+    xm_free(program->chains);
     xm_free(program->nodes);
     xm_free(program->sets);
     xm_free(program->entries);

@@ -36,11 +36,19 @@ static inline bool xm_byte_set_has(const xm_byte_set *set, uint8_t byte)
     return (set->bits[byte >> 6] >> (byte & 63) & 1) != 0;
 }
 
+/* The passes of a repetition that are all alike: pass i from the last one has the nodes
+ * [first + i * stride, first + (i + 1) * stride), each leading to its like of the pass after. */
+typedef struct {
+    int32_t first, stride, count;
+} xm_pass_chain;
+
 typedef struct {
     xm_node *nodes;
     size_t node_count, node_capacity;
     xm_byte_set *sets;
     size_t set_count, set_capacity;
+    xm_pass_chain *chains; /* ascending */
+    size_t chain_count, chain_capacity;
     int32_t *entries; /* [rule_count] */
     size_t rule_count, rule_capacity;
     int32_t root;             /* a rule */
@@ -52,6 +60,11 @@ typedef struct {
 /* The owner calls xm_program_free in either case. */
 xmoe_status xm_program_create(const xm_gbnf *tree, xm_program *program, xmoe_error *error);
 void xm_program_free(xm_program *program);
+
+/* A node from which as many passes of the repetition follow as from `node`, but no more than
+ * `most`: runs from either read the same texts of up to `most` bytes and the beginnings of longer
+ * ones. */
+int32_t xm_program_with_passes(const xm_program *program, int32_t node, int32_t most);
 
 /* program_check.c: refuses rules that can never end, and left recursion. Rules from
  * tree->rule_count on are parts of others. */
