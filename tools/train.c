@@ -285,6 +285,7 @@ static int train(settings *s)
     else if (status != XMOE_OK)
         result = speaks ? cli_fail("%s", error.message) : CLI_FAILED;
     xm_ranks_end(&ranks);
+    s->trainer.ranks = NULL;
     return result;
 }
 
