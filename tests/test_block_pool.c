@@ -148,13 +148,19 @@ static void chains_tell_tokens_order_and_parents_apart(void **state)
     assert_false(same(child, xm_block_hash_next(parent, other)));
 }
 
-static xm_block_hash root_of(const xm_block_pool *pool, xmoe_router router)
+static xm_block_hash trained_root(const xm_block_pool *pool, xmoe_router router,
+                                  int32_t trained_top_k)
 {
     static const int32_t layers[] = {1, 3};
     xmoe_routing routing = {.layer_count = 4};
     routing.layers[0].top_k = 77; /* dense layers do not count */
     routing.layers[1] = routing.layers[3] = router;
-    return xm_block_hash_root(pool, &routing, layers, 2, 8);
+    return xm_block_hash_root(pool, &routing, layers, 2, 8, trained_top_k);
+}
+
+static xm_block_hash root_of(const xm_block_pool *pool, xmoe_router router)
+{
+    return trained_root(pool, router, 0);
 }
 
 static void equal_behaviour_has_equal_roots(void **state)
@@ -198,6 +204,29 @@ static void equal_behaviour_has_equal_roots(void **state)
     xm_block_pool_free(pool);
 }
 
+/* With k = 2, a threshold looks at the first two ranks, or at max_experts if that is more. */
+static void trained_top_k_bounds_thresholds(void **state)
+{
+    (void)state;
+    static const xmoe_router dense = {XMOE_ROUTER_DENSE, 0, 0, 1, 0, false};
+    static const xmoe_router two = {XMOE_ROUTER_TOP_K, 0, 2, 1, 0, false};
+    static const xmoe_router three = {XMOE_ROUTER_TOP_K, 0, 3, 1, 0, false};
+    static const xmoe_router one[] = {{XMOE_ROUTER_THRESHOLD, 1, 0, 1, 0, false},
+                                      {XMOE_ROUTER_THRESHOLD, 1, 0, 3, 0, false},
+                                      {XMOE_ROUTER_THRESHOLD, 1, 0, 1, 8, false}};
+    static const xmoe_router half[] = {{XMOE_ROUTER_THRESHOLD, 0.5F, 0, 1, 0, false},
+                                       {XMOE_ROUTER_THRESHOLD, 0.5F, 0, 1, 2, false},
+                                       {XMOE_ROUTER_THRESHOLD, 0.5F, 0, 1, 8, false}};
+    xm_block_pool *pool = create(1);
+    assert_true(same(trained_root(pool, one[0], 2), trained_root(pool, two, 2)));
+    assert_true(same(trained_root(pool, one[1], 2), trained_root(pool, three, 2)));
+    assert_true(same(trained_root(pool, one[2], 2), trained_root(pool, dense, 2)));
+    assert_false(same(trained_root(pool, one[0], 2), trained_root(pool, dense, 2)));
+    assert_true(same(trained_root(pool, half[0], 2), trained_root(pool, half[1], 2)));
+    assert_false(same(trained_root(pool, half[0], 2), trained_root(pool, half[2], 2)));
+    xm_block_pool_free(pool);
+}
+
 static void failed_allocations_leave_nothing(void **state)
 {
     (void)state;
@@ -225,6 +254,7 @@ int main(void)
         cmocka_unit_test(a_hash_belongs_to_one_block),
         cmocka_unit_test(chains_tell_tokens_order_and_parents_apart),
         cmocka_unit_test(equal_behaviour_has_equal_roots),
+        cmocka_unit_test(trained_top_k_bounds_thresholds),
         cmocka_unit_test(failed_allocations_leave_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
