@@ -167,13 +167,18 @@ static void equal_behaviour_has_equal_roots(void **state)
 {
     (void)state;
     static const xmoe_router groups[][5] = {
+        {{XMOE_ROUTER_SIGMOID, 0.7F, 0, 1, 0, false},
+         {XMOE_ROUTER_SIGMOID, 0.7F, 5, 0, 8, false},
+         {XMOE_ROUTER_SIGMOID, 0.7F, 2, 1, 9, false},
+         {XMOE_ROUTER_SIGMOID, 0.7F, 0, 1, 0, false},
+         {XMOE_ROUTER_SIGMOID, 0.7F, 0, 1, 0, false}},
         {{XMOE_ROUTER_DENSE, 0, 0, 1, 0, false},
          {XMOE_ROUTER_DENSE, 0.5F, 3, 8, 8, false},
          {XMOE_ROUTER_THRESHOLD, 1, 0, 1, 0, false},
          {XMOE_ROUTER_TOP_K, 0, 8, 1, 0, false},
          {XMOE_ROUTER_TOP_K, 0.3F, 100, 1, 100, false}},
         {{XMOE_ROUTER_TOP_K, 0, 3, 1, 0, false},
-         {XMOE_ROUTER_TOP_K, 0, 1, 3, 0, false},
+         {XMOE_ROUTER_SIGMOID, 1, 0, 3, 0, false},
          {XMOE_ROUTER_DENSE, 0, 0, 1, 3, false},
          {XMOE_ROUTER_THRESHOLD, 0.7F, 0, 3, 3, false},
          {XMOE_ROUTER_THRESHOLD, 1, 9, 2, 3, false}},
@@ -195,12 +200,12 @@ static void equal_behaviour_has_equal_roots(void **state)
             assert_int_equal(
                 same(root_of(pool, groups[i / 5][i % 5]), root_of(pool, groups[j / 5][j % 5])),
                 i / 5 == j / 5);
-    xmoe_router router = groups[0][0];
+    xmoe_router router = groups[1][0];
     router.normalize = true;
-    assert_false(same(root_of(pool, router), root_of(pool, groups[0][0])));
-    router = groups[2][0];
+    assert_false(same(root_of(pool, router), root_of(pool, groups[1][0])));
+    router = groups[3][0];
     router.threshold = 0.71F;
-    assert_false(same(root_of(pool, router), root_of(pool, groups[2][0])));
+    assert_false(same(root_of(pool, router), root_of(pool, groups[3][0])));
     xm_block_pool_free(pool);
 }
 

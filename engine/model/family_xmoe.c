@@ -4,6 +4,7 @@
  * format's description; whatever differs from it is refused with a message that names the key or
  * tensor, what was found and what was expected.
  */
+#include "format/router_kind.h"
 #include "model/bind.h"
 #include "model/family.h"
 #include "model/keys.h"
@@ -72,36 +73,35 @@ static xmoe_status read_feed_forward(xm_loader *loader, xmoe_error *error)
                        &info->expert_feed_forward_length, error);
 }
 
-static xmoe_status read_router_type(const xm_loader *loader, xmoe_router_type *type,
+static xmoe_status read_router_kind(const xm_loader *loader, const xm_router_kind **kind,
                                     xmoe_error *error)
 {
-    xm_string text = {0};
+    xm_string text = {"threshold", 9}; /* where the file says nothing */
     xmoe_status status = xm_key_text(loader, "router.type", &text, error);
-    if (status != XMOE_OK || text.data == NULL)
+    if (status != XMOE_OK)
         return status;
-    char name[16] = "";
-    if (text.length < sizeof name)
-        memcpy(name, text.data, text.length);
-    if (!xmoe_router_type_parse(name, type))
+    *kind = xm_router_kind_by_name(text.data, text.length);
+    if (*kind == NULL)
         return xm_key_fail(loader, "router.type", error,
-                           "is '%.*s', expected threshold, top_k or dense",
+                           "is '%.*s', expected " XM_ROUTER_KIND_NAMES,
                            (int)(text.length < 32 ? text.length : 32), text.data);
     return XMOE_OK;
 }
 
 /* What the type does not use is kept where the file gives it, as the start of a user's own setting:
  * threshold 1 and one expert where it gives nothing. */
-static xmoe_status read_router(xm_loader *loader, xmoe_error *error)
+static xmoe_status read_router(xm_loader *loader, xm_gate *gate, xmoe_error *error)
 {
     xmoe_model_info *info = &loader->model->info;
     bool any = info->moe_layer_count > 0;
-    xmoe_router router = {
-        .type = XMOE_ROUTER_THRESHOLD, .threshold = 1.0f, .top_k = 1, .min_experts = 1};
-    xmoe_status status = read_router_type(loader, &router.type, error);
+    const xm_router_kind *kind = NULL;
+    xmoe_status status = read_router_kind(loader, &kind, error);
     if (status != XMOE_OK)
         return status;
-    status = xm_key_number(loader, "router.threshold", any && router.type == XMOE_ROUTER_THRESHOLD,
-                           0.0, 1.0, &router.threshold, error);
+    xmoe_router router = {.type = kind->chooses, .threshold = 1.0f, .top_k = 1, .min_experts = 1};
+    bool threshold = router.type == XMOE_ROUTER_THRESHOLD || router.type == XMOE_ROUTER_SIGMOID;
+    status = xm_key_number(loader, "router.threshold", any && threshold, 0.0, 1.0,
+                           &router.threshold, error);
     if (status != XMOE_OK)
         return status;
     status = xm_key_size(loader, "expert_used_count", any && router.type == XMOE_ROUTER_TOP_K,
@@ -110,12 +110,14 @@ static xmoe_status read_router(xm_loader *loader, xmoe_error *error)
         return status;
     status = xm_key_flag(loader, "router.normalize", &router.normalize, error);
     info->router = router;
+    *gate = kind->gate;
     return status;
 }
 
 /* --- tensors ---------------------------------------------------------------------------------- */
 
-static xmoe_status bind_moe(xm_loader *loader, int32_t index, xm_moe_layer *moe, xmoe_error *error)
+static xmoe_status bind_moe(xm_loader *loader, int32_t index, xm_gate gate, xm_moe_layer *moe,
+                            xmoe_error *error)
 {
     const xmoe_model_info *info = &loader->model->info;
     char name[XM_TENSOR_NAME_BYTES];
@@ -124,6 +126,7 @@ static xmoe_status bind_moe(xm_loader *loader, int32_t index, xm_moe_layer *moe,
     moe->width = info->embedding_length;
     moe->activation = XM_ACTIVATION_GELU;
     moe->rules.weight_scale = 1.0f;
+    moe->rules.score = gate == XM_GATE_SIGMOID ? XM_SCORE_SIGMOID : XM_SCORE_SOFTMAX;
     moe->output_scale = loader->model->residual_scale;
     if (info->router.type == XMOE_ROUTER_TOP_K)
         moe->rules.trained_top_k = info->router.top_k;
@@ -139,7 +142,7 @@ static xmoe_status bind_moe(xm_loader *loader, int32_t index, xm_moe_layer *moe,
     return status;
 }
 
-static xmoe_status bind_layer(xm_loader *loader, int32_t index, xmoe_error *error)
+static xmoe_status bind_layer(xm_loader *loader, int32_t index, xm_gate gate, xmoe_error *error)
 {
     const xmoe_model_info *info = &loader->model->info;
     int32_t d = info->embedding_length;
@@ -156,7 +159,7 @@ static xmoe_status bind_layer(xm_loader *loader, int32_t index, xmoe_error *erro
         (status = xm_bind_norm(loader, index, "ffn_norm", &layer->ffn_norm, error)) != XMOE_OK)
         return status;
     if (layer->is_moe)
-        return bind_moe(loader, index, &layer->moe, error);
+        return bind_moe(loader, index, gate, &layer->moe, error);
     layer->ffn.activation = XM_ACTIVATION_GELU;
     status = xm_bind_linear(loader, index, "ffn_up", d, hidden, XM_REQUIRED, &layer->ffn.up, error);
     if (status != XMOE_OK)
@@ -187,14 +190,15 @@ static xmoe_status bind_tables(xm_loader *loader, xmoe_error *error)
 xmoe_status xm_family_xmoe_bind(xm_loader *loader, xmoe_error *error)
 {
     xmoe_status status;
+    xm_gate gate = XM_GATE_SOFTMAX;
     if ((status = read_sizes(loader, error)) != XMOE_OK ||
         (status = xm_bind_layer_lists(loader, is_moe_layer, loader, error)) != XMOE_OK ||
         (status = read_feed_forward(loader, error)) != XMOE_OK ||
-        (status = read_router(loader, error)) != XMOE_OK ||
+        (status = read_router(loader, &gate, error)) != XMOE_OK ||
         (status = bind_tables(loader, error)) != XMOE_OK)
         return status;
     for (int32_t i = 0; i < loader->model->info.layer_count && status == XMOE_OK; i++)
-        status = bind_layer(loader, i, error);
+        status = bind_layer(loader, i, gate, error);
     /* Only now: position_embd has as many rows as the file's context. */
     int32_t limit = loader->context_limit;
     if (limit > 0 && limit < loader->model->info.context_length)

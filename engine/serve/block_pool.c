@@ -236,13 +236,15 @@ static xmoe_router canonical(xmoe_router r, int32_t experts, int32_t trained_top
     int32_t fixed = 0;
     if (floor == cap)
         fixed = cap;
+    else if (r.type == XMOE_ROUTER_SIGMOID && r.threshold >= 1)
+        fixed = floor;
     else if (r.type == XMOE_ROUTER_DENSE || (r.type == XMOE_ROUTER_THRESHOLD && r.threshold >= 1))
         fixed = cap;
     else if (r.type == XMOE_ROUTER_TOP_K)
         fixed = r.top_k < floor ? floor : r.top_k > cap ? cap : r.top_k;
     if (fixed > 0)
         return (xmoe_router){.type = XMOE_ROUTER_TOP_K, .top_k = fixed, .normalize = r.normalize};
-    return (xmoe_router){.type = XMOE_ROUTER_THRESHOLD,
+    return (xmoe_router){.type = r.type, /* threshold or sigmoid */
                          .threshold = r.threshold,
                          .min_experts = floor,
                          .max_experts = cap,
