@@ -192,8 +192,11 @@ static int train(settings *s)
     s->trainer.init = s->init;
     s->trainer.threads = s->threads;
     s->trainer.groups = s->groups > 0 ? s->groups : s->trainer.sequences;
-    if (!xmoe_router_type_parse(s->router, &s->trainer.shape.router))
+    const xm_router_kind *kind = xm_router_kind_by_name(s->router, strlen(s->router));
+    if (kind == NULL)
         return cli_wrong("--router %s is unknown", s->router);
+    s->trainer.shape.gate = kind->gate;
+    s->trainer.shape.router = kind->chooses;
     s->corpus.data = s->data;
     s->corpus.directory = s->directory;
     s->corpus.sample_bytes = s->sample_bytes;
@@ -364,10 +367,10 @@ int main(int argc, char **argv)
              .help = "of a MoE block"),
         FLAG("expert-feed-forward", "N", CLI_INT, &shape->expert_feed_forward, .minimum = 1,
              .maximum = 65536, .help = "hidden size of an expert"),
-        FLAG("router", "TYPE", CLI_STRING, &s.router, .choices = "threshold|top_k|dense",
+        FLAG("router", "TYPE", CLI_STRING, &s.router, .choices = "threshold|top_k|dense|sigmoid",
              .help = "how experts are chosen"),
         FLAG("threshold", "T", CLI_FLOAT, &shape->threshold, .maximum = 1, .above_minimum = true,
-             .help = "for router threshold"),
+             .help = "for routers threshold and sigmoid"),
         FLAG("top-k", "K", CLI_INT, &shape->top_k, .minimum = 1, .maximum = 4096,
              .help = "for router top_k"),
         FLAG("router-std", "S", CLI_FLOAT, &shape->router_std, .maximum = 100,
@@ -375,11 +378,14 @@ int main(int argc, char **argv)
         FLAG("init-std", "S", CLI_FLOAT, &shape->init_std, .maximum = 1, .above_minimum = true,
              .help = "standard deviation of the other matrices at the start"),
         FLAG("capacity", "F", CLI_FLOAT, &s.trainer.capacity_factor, .maximum = 1e6,
-             .help = "an expert takes F times its even share of a step; 0: no limit"),
+             .help = "an expert takes F times its even share of a step; 0: no limit; "
+                     "router sigmoid has none"),
         FLAG("balance", "W", CLI_FLOAT, &s.trainer.balance_weight, .maximum = 100,
-             .help = "weight of the balance loss"),
+             .help = "weight of the balance loss; not of router sigmoid"),
         FLAG("router-entropy", "W", CLI_FLOAT, &s.trainer.entropy_weight, .maximum = 100,
              .help = "weight of the router's entropy; keeps choices few"),
+        FLAG("sparsity", "W", CLI_FLOAT, &s.trainer.sparsity_weight, .maximum = 100,
+             .help = "router sigmoid: weight of the mean gate; keeps choices few"),
         FLAG("seed", "N", CLI_INT, &s.seed, .maximum = 2147483647, .help = "of weights and data"),
         FLAG("threads", "N", CLI_INT, &s.threads, .maximum = 1024, .default_text = "all CPUs",
              .help = "do not change results"),
@@ -410,7 +416,8 @@ int main(int argc, char **argv)
         .description =
             "Trains a sparse mixture-of-experts model from plain text: learns a vocabulary, "
             "trains\n"
-            "(AdamW, threshold router with capacity limit and balance loss), writes GGUF. Ctrl-C\n"
+            "(AdamW, routers of several types, capacity limit and balance loss), writes GGUF. "
+            "Ctrl-C\n"
             "writes a checkpoint; --resume goes on from it, bit for bit.",
         .examples = "  xmoe-train --data corpus --directory runs/first --steps 2000\n"
                     "  xmoe-train --data corpus --directory runs/first --steps 4000 --resume\n"

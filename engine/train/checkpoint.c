@@ -17,28 +17,37 @@ typedef struct {
     uint64_t step;
     uint64_t vocabulary;
     uint64_t seed;
-    int64_t shape[12]; /* integers of the shape, in order; see fill_header */
+    int64_t shape[13]; /* integers of the shape, in order; see fill_header */
     float threshold, epsilon;
 } checkpoint_header;
 
 static const char *const shape_names[] = {
-    "vocabulary",          "context",   "width",  "blocks", "heads",    "feed_forward", "experts",
-    "expert_feed_forward", "moe_every", "router", "top_k",  "sequences"};
+    "vocabulary",          "context",   "width",  "blocks", "heads", "feed_forward", "experts",
+    "expert_feed_forward", "moe_every", "router", "gate",   "top_k", "sequences"};
 
 static checkpoint_header make_header(const xm_checkpoint *c)
 {
     const xm_network_shape *s = &c->identity.shape;
     checkpoint_header header;
     memset(&header, 0, sizeof header); /* padding is written too */
-    memcpy(header.magic, "XMTRAIN1", sizeof header.magic);
+    memcpy(header.magic, "XMTRAIN2", sizeof header.magic);
     header.total = c->network->total;
     header.step = c->step;
     header.vocabulary = c->identity.vocabulary;
     header.seed = c->identity.seed;
-    const int64_t shape[12] = {
-        s->vocabulary, s->context,         s->width,   s->blocks,
-        s->heads,      s->feed_forward,    s->experts, s->expert_feed_forward,
-        s->moe_every,  (int64_t)s->router, s->top_k,   c->identity.sequences};
+    const int64_t shape[13] = {s->vocabulary,
+                               s->context,
+                               s->width,
+                               s->blocks,
+                               s->heads,
+                               s->feed_forward,
+                               s->experts,
+                               s->expert_feed_forward,
+                               s->moe_every,
+                               (int64_t)s->router,
+                               (int64_t)s->gate,
+                               s->top_k,
+                               c->identity.sequences};
     memcpy(header.shape, shape, sizeof shape);
     header.threshold = s->threshold;
     header.epsilon = s->epsilon;

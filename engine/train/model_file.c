@@ -26,7 +26,7 @@ static void write_keys(xm_gguf_writer *writer, const xm_network_shape *s,
     xm_gguf_writer_u32(writer, "xmoe.feed_forward_length", (uint32_t)s->feed_forward);
     xm_gguf_writer_u32(writer, "xmoe.expert_count", (uint32_t)s->experts);
     xm_gguf_writer_u32(writer, "xmoe.expert_feed_forward_length", (uint32_t)s->expert_feed_forward);
-    xm_gguf_writer_string(writer, "xmoe.router.type", xmoe_router_type_name(s->router));
+    xm_gguf_writer_string(writer, "xmoe.router.type", xm_router_kind_of(s->gate, s->router)->name);
     xm_gguf_writer_f32(writer, "xmoe.router.threshold", s->threshold);
     xm_gguf_writer_u32(writer, "xmoe.expert_used_count", (uint32_t)s->top_k);
     xm_gguf_writer_bool(writer, "xmoe.router.normalize", false);
@@ -132,10 +132,13 @@ static xmoe_status read_router(const xm_gguf *file, xm_network_shape *s, xmoe_er
         status = xm_gguf_get_bool(file, "xmoe.router.normalize", &normalize, &found, error);
     if (status != XMOE_OK)
         return status;
-    char name[32];
-    snprintf(name, sizeof name, "%.*s", type.length < 31 ? (int)type.length : 31, type.data);
-    if (!xmoe_router_type_parse(name, &s->router))
-        return xm_fail(error, XMOE_ERROR_FORMAT, "xmoe.router.type is \"%s\"", name);
+    const xm_router_kind *kind = xm_router_kind_by_name(type.data, type.length);
+    if (kind == NULL)
+        return xm_fail(error, XMOE_ERROR_FORMAT,
+                       "xmoe.router.type is \"%.*s\", expected " XM_ROUTER_KIND_NAMES,
+                       type.length < 31 ? (int)type.length : 31, type.data);
+    s->gate = kind->gate;
+    s->router = kind->chooses;
     s->top_k = top_k < 4096 ? (int32_t)top_k : 4096;
     if (normalize)
         return xm_fail(error, XMOE_ERROR_UNSUPPORTED,

@@ -36,6 +36,9 @@ static xmoe_status check_shape(const xm_network_shape *s, xmoe_error *error)
     if (s->width % s->heads != 0)
         return xm_fail_argument(error, "heads", "width %d is not a multiple of heads %d", s->width,
                                 s->heads);
+    if (xm_router_kind_of(s->gate, s->router) == NULL)
+        return xm_fail_argument(error, "router", "gate %d and router type %d do not go together",
+                                (int)s->gate, (int)s->router);
     if (!(s->threshold > 0.0f && s->threshold <= 1.0f))
         return xm_fail_argument(error, "threshold", "threshold is %g, must be in (0, 1]",
                                 (double)s->threshold);

@@ -9,6 +9,7 @@
 #define XM_TRAIN_NETWORK_H
 
 #include "base/error.h"
+#include "format/router_kind.h"
 
 typedef struct {
     int32_t vocabulary; /* V */
@@ -21,11 +22,12 @@ typedef struct {
     int32_t expert_feed_forward; /* hidden size of one expert */
     int32_t moe_every;           /* block b is MoE if b % moe_every == moe_every - 1; 0: none */
     float epsilon;               /* LayerNorm */
-    xmoe_router_type router;
-    float threshold;  /* router type threshold */
-    int32_t top_k;    /* router type top_k */
-    float init_std;   /* standard deviation of initial matrices */
-    float router_std; /* standard deviation of the router's logits at the start */
+    xm_gate gate;                /* gate and router are a row of format/router_kind.h */
+    xmoe_router_type router;     /* how experts are chosen from the gate's scores */
+    float threshold;             /* of routers threshold and sigmoid */
+    int32_t top_k;               /* of router top_k */
+    float init_std;              /* standard deviation of initial matrices */
+    float router_std;            /* standard deviation of the router's logits at the start */
 } xm_network_shape;
 
 typedef struct {

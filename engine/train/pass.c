@@ -87,13 +87,16 @@ static xmoe_status create_moe(xm_pass *pass, block_state *state, const block_sta
                               xmoe_error *error)
 {
     const xm_network_shape *s = &pass->network->shape;
-    const xm_route_rule rule = {.type = s->router,
+    const xm_route_rule rule = {.gate = s->gate,
+                                .type = s->router,
                                 .threshold = s->threshold,
                                 .top_k = s->top_k,
                                 .capacity_factor = pass->options.capacity_factor,
                                 .min_capacity = pass->options.min_capacity,
                                 .balance_weight = pass->options.balance_weight,
-                                .entropy_weight = pass->options.entropy_weight};
+                                .entropy_weight = pass->options.entropy_weight,
+                                .sparsity_weight = pass->options.sparsity_weight,
+                                .training = pass->options.training};
     xmoe_status status = xm_routes_create(&rule, pass->rows, s->experts, &state->moe.routes, error);
     if (status != XMOE_OK)
         return status;
@@ -235,6 +238,11 @@ void xm_pass_free(xm_pass *pass)
 const float *xm_pass_losses(const xm_pass *pass)
 {
     return pass->losses;
+}
+
+const xm_routes *xm_pass_routes(const xm_pass *pass, int32_t block)
+{
+    return &pass->blocks[block].moe.routes;
 }
 
 static xm_train_moe_weights moe_weights(const xm_network *network, const xm_block_offsets *o,
@@ -389,6 +397,7 @@ static void measure_routing(const xm_pass *pass, const int32_t *targets, xm_pass
         dropped += (double)routes->dropped;
         result->balance_loss += (double)routes->balance_loss;
         result->entropy += (double)routes->entropy;
+        result->sparsity += (double)routes->sparsity;
     }
     result->dropped = wanted > 0 ? dropped / wanted : 0;
 }

@@ -63,6 +63,7 @@ static xmoe_status create_groups(xm_trainer *trainer, xmoe_error *error)
                                   .min_capacity = o->min_capacity,
                                   .balance_weight = o->balance_weight,
                                   .entropy_weight = o->entropy_weight,
+                                  .sparsity_weight = o->sparsity_weight,
                                   .training = true};
     for (int32_t group = 0; group < o->groups; group++) {
         trainer->gradients[group] = xm_calloc_aligned(trainer->network->total, sizeof(float));
@@ -225,6 +226,7 @@ static void combine_results(const xm_trainer *trainer, xm_pass_result *total)
         total->loss += share * result->loss;
         total->balance_loss += share * result->balance_loss;
         total->entropy += share * result->entropy;
+        total->sparsity += share * result->sparsity;
         total->dropped += share * result->dropped;
         total->tokens += result->tokens;
         for (int32_t block = 0; block < trainer->network->shape.blocks; block++)
