@@ -6,10 +6,12 @@
 #include <string.h>
 
 static const xm_router_kind kinds[] = {
-    {"threshold", XM_GATE_SOFTMAX, XMOE_ROUTER_THRESHOLD},
-    {"top_k", XM_GATE_SOFTMAX, XMOE_ROUTER_TOP_K},
-    {"dense", XM_GATE_SOFTMAX, XMOE_ROUTER_DENSE},
-    {"sigmoid", XM_GATE_SIGMOID, XMOE_ROUTER_SIGMOID},
+    {"threshold", XM_GATE_SOFTMAX, XMOE_ROUTER_THRESHOLD, 0},
+    {"top_k", XM_GATE_SOFTMAX, XMOE_ROUTER_TOP_K, 0},
+    {"dense", XM_GATE_SOFTMAX, XMOE_ROUTER_DENSE, 0},
+    {"sigmoid", XM_GATE_SIGMOID, XMOE_ROUTER_SIGMOID, 0},
+    {"base", XM_GATE_BASE, XMOE_ROUTER_TOP_K, 1},
+    {"hash", XM_GATE_HASH, XMOE_ROUTER_TOP_K, 1},
 };
 
 enum { KINDS = sizeof kinds / sizeof *kinds };
