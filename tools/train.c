@@ -179,6 +179,18 @@ static xmoe_status run_trainer(settings *s, const xm_corpus *corpus, xm_trainer 
     return status == XMOE_OK ? export_model(s, corpus, trainer, error) : status;
 }
 
+/* A Switch router (Fedus et al. 2021) is top-1 with its probability as the weight. */
+static void set_router(settings *s)
+{
+    bool is_switch = strcmp(s->router, "switch") == 0;
+    const char *name = is_switch ? "top_k" : s->router; /* the command line knows the names */
+    const xm_router_kind *kind = xm_router_kind_by_name(name, strlen(name));
+    s->trainer.shape.gate = kind->gate;
+    s->trainer.shape.router = kind->chooses;
+    if (is_switch || kind->top_k > 0)
+        s->trainer.shape.top_k = 1;
+}
+
 static int train(settings *s)
 {
     int wrong = split_domains(s);
@@ -192,11 +204,7 @@ static int train(settings *s)
     s->trainer.init = s->init;
     s->trainer.threads = s->threads;
     s->trainer.groups = s->groups > 0 ? s->groups : s->trainer.sequences;
-    const xm_router_kind *kind = xm_router_kind_by_name(s->router, strlen(s->router));
-    if (kind == NULL)
-        return cli_wrong("--router %s is unknown", s->router);
-    s->trainer.shape.gate = kind->gate;
-    s->trainer.shape.router = kind->chooses;
+    set_router(s);
     s->corpus.data = s->data;
     s->corpus.directory = s->directory;
     s->corpus.sample_bytes = s->sample_bytes;
@@ -367,8 +375,9 @@ int main(int argc, char **argv)
              .help = "of a MoE block"),
         FLAG("expert-feed-forward", "N", CLI_INT, &shape->expert_feed_forward, .minimum = 1,
              .maximum = 65536, .help = "hidden size of an expert"),
-        FLAG("router", "TYPE", CLI_STRING, &s.router, .choices = "threshold|top_k|dense|sigmoid",
-             .help = "how experts are chosen"),
+        FLAG("router", "TYPE", CLI_STRING, &s.router,
+             .choices = "threshold|top_k|switch|dense|sigmoid|base|hash",
+             .help = "how experts are chosen; switch is top_k 1"),
         FLAG("threshold", "T", CLI_FLOAT, &shape->threshold, .maximum = 1, .above_minimum = true,
              .help = "for routers threshold and sigmoid"),
         FLAG("top-k", "K", CLI_INT, &shape->top_k, .minimum = 1, .maximum = 4096,
@@ -379,9 +388,9 @@ int main(int argc, char **argv)
              .help = "standard deviation of the other matrices at the start"),
         FLAG("capacity", "F", CLI_FLOAT, &s.trainer.capacity_factor, .maximum = 1e6,
              .help = "an expert takes F times its even share of a step; 0: no limit; "
-                     "router sigmoid has none"),
+                     "routers sigmoid, base and hash have none"),
         FLAG("balance", "W", CLI_FLOAT, &s.trainer.balance_weight, .maximum = 100,
-             .help = "weight of the balance loss; not of router sigmoid"),
+             .help = "weight of the balance loss; routers sigmoid, base and hash have none"),
         FLAG("router-entropy", "W", CLI_FLOAT, &s.trainer.entropy_weight, .maximum = 100,
              .help = "weight of the router's entropy; keeps choices few"),
         FLAG("sparsity", "W", CLI_FLOAT, &s.trainer.sparsity_weight, .maximum = 100,

@@ -4,6 +4,7 @@
 #include "train/model_file.h"
 
 #include "base/memory.h"
+#include "train/gate_hash.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -107,6 +108,8 @@ static xmoe_status read_pattern(const xm_gguf *file, xm_network_shape *s, xmoe_e
         char name[64];
         snprintf(name, sizeof name, "blk.%d.ffn_gate_inp.weight", block);
         bool moe = xm_gguf_find_tensor(file, name) != NULL;
+        snprintf(name, sizeof name, "blk.%d.ffn_hash.weight", block);
+        moe = moe || xm_gguf_find_tensor(file, name) != NULL;
         if (moe && s->moe_every == 0)
             s->moe_every = block + 1;
         if (moe != (s->moe_every > 0 && block % s->moe_every == s->moe_every - 1))
@@ -139,7 +142,7 @@ static xmoe_status read_router(const xm_gguf *file, xm_network_shape *s, xmoe_er
                        type.length < 31 ? (int)type.length : 31, type.data);
     s->gate = kind->gate;
     s->router = kind->chooses;
-    s->top_k = top_k < 4096 ? (int32_t)top_k : 4096;
+    s->top_k = kind->top_k > 0 ? kind->top_k : top_k < 4096 ? (int32_t)top_k : 4096;
     if (normalize)
         return xm_fail(error, XMOE_ERROR_UNSUPPORTED,
                        "xmoe.router.normalize: the trainer does not normalise chosen weights");
@@ -194,6 +197,11 @@ xmoe_status xm_model_file_read(const xm_gguf *file, const xm_network *network, f
                                (unsigned long long)tensor->shape[j],
                                (unsigned long long)p->shape[j]);
         xm_weights_to_f32(tensor->traits, tensor->data, parameters + p->offset, p->count);
+        xmoe_status status =
+            p->fixed ? xm_hash_check(p, parameters + p->offset, network->shape.experts, error)
+                     : XMOE_OK;
+        if (status != XMOE_OK)
+            return status;
     }
     return XMOE_OK;
 }

@@ -75,7 +75,7 @@ static void combine_task(void *context, int32_t task, int32_t thread)
 
 void xm_train_moe_forward(xm_pool *pool, const xm_train_moe_weights *weights,
                           xm_train_moe_layer *layer, xm_train_moe_scratch *scratch, const float *h,
-                          const float *residual, float *y)
+                          const int32_t *tokens, const float *residual, float *y)
 {
     moe_job job = {.weights = weights,
                    .layer = layer,
@@ -84,9 +84,7 @@ void xm_train_moe_forward(xm_pool *pool, const xm_train_moe_weights *weights,
                    .residual = residual,
                    .y = y};
     int32_t rows = layer->routes.rows;
-    xm_linear_forward(pool, h, weights->router, NULL, layer->routes.probabilities, rows,
-                      weights->width, weights->experts);
-    xm_routes_choose(&layer->routes, pool);
+    xm_train_gate_forward(pool, &weights->gate, h, tokens, &layer->routes);
     xm_pool_run(pool, weights->experts, expert_forward_task, &job);
     xm_pool_run(pool, (rows + ROW_TASK - 1) / ROW_TASK, combine_task, &job);
 }
@@ -163,9 +161,6 @@ void xm_train_moe_backward(xm_pool *pool, const xm_train_moe_weights *weights,
     int32_t rows = layer->routes.rows;
     xm_pool_run(pool, weights->experts, expert_backward_task, &job);
     xm_pool_run(pool, (rows + ROW_TASK - 1) / ROW_TASK, collect_task, &job);
-    xm_routes_backward(&layer->routes, pool, scratch->dgate, scratch->dlogits);
-    xm_linear_backward_weight(pool, scratch->dlogits, h, gradients->router, NULL, rows,
-                              weights->width, weights->experts);
-    xm_linear_backward_input(pool, scratch->dlogits, weights->router, dh, rows, weights->width,
-                             weights->experts, true);
+    xm_train_gate_backward(pool, &weights->gate, &gradients->gate, h, &layer->routes,
+                           scratch->dgate, scratch->dlogits, dh);
 }

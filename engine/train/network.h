@@ -40,6 +40,7 @@ typedef struct {
     float init_value; /* the constant */
     bool decay;       /* weight decay applies */
     bool matrix;      /* stored in the file's weight type; else F32 */
+    bool fixed;       /* not trained: its gradient stays 0 */
 } xm_parameter;
 
 /* Offsets of a block's tensors. Dense and MoE blocks share up/down: a dense FFN is one expert. */
@@ -49,7 +50,8 @@ typedef struct {
     size_t attn_qkv_weight, attn_qkv_bias;       /* [3d][d], [3d] */
     size_t attn_output_weight, attn_output_bias; /* [d][d], [d] */
     size_t ffn_norm_weight, ffn_norm_bias;       /* [d] */
-    size_t router_weight;                        /* [E][d] */
+    size_t router_weight;                        /* [E][d]; not of gate hash */
+    size_t hash;                                 /* gate hash: [vocabulary] experts of tokens */
     size_t up_weight, up_bias;                   /* [E][ff][d], [E][ff] */
     size_t down_weight, down_bias;               /* [E][d][ff], [E][d] */
 } xm_block_offsets;

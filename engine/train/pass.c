@@ -37,6 +37,7 @@ struct xm_pass {
     xm_pool *pool;
     xm_pass_options options;
     int32_t rows;
+    const int32_t *tokens; /* of the run, [rows] */
     xm_attention_shape attention;
     block_state *blocks;
     float *x_out; /* [rows][d]: after the last block */
@@ -251,7 +252,9 @@ static xm_train_moe_weights moe_weights(const xm_network *network, const xm_bloc
     return (xm_train_moe_weights){.width = network->shape.width,
                                   .hidden = network->shape.expert_feed_forward,
                                   .experts = network->shape.experts,
-                                  .router = parameters + o->router_weight,
+                                  .gate = {.width = network->shape.width,
+                                           .weight = parameters + o->router_weight,
+                                           .expert_of = parameters + o->hash},
                                   .up = parameters + o->up_weight,
                                   .up_bias = parameters + o->up_bias,
                                   .down = parameters + o->down_weight,
@@ -290,7 +293,7 @@ static void forward_block(xm_pass *pass, const float *p, int32_t block, float *x
     if (o->moe) {
         xm_train_moe_weights weights = moe_weights(pass->network, o, p);
         xm_train_moe_forward(pass->pool, &weights, &state->moe, &pass->moe, state->ffn_norm,
-                             state->x_mid, x_next);
+                             pass->tokens, state->x_mid, x_next);
         return;
     }
     xm_linear_forward(pass->pool, state->ffn_norm, p + o->up_weight, p + o->up_bias, state->before,
@@ -329,7 +332,7 @@ static void backward_ffn(xm_pass *pass, const float *p, float *g, int32_t block)
     int32_t rows = pass->rows, d = s->width, ff = s->feed_forward;
     if (o->moe) {
         xm_train_moe_weights weights = moe_weights(pass->network, o, p);
-        xm_train_moe_gradients gradients = {.router = g + o->router_weight,
+        xm_train_moe_gradients gradients = {.gate = {.weight = g + o->router_weight},
                                             .up = g + o->up_weight,
                                             .up_bias = g + o->up_bias,
                                             .down = g + o->down_weight,
@@ -408,6 +411,7 @@ void xm_pass_run(xm_pass *pass, const float *parameters, const int32_t *tokens,
     const xm_network *network = pass->network;
     const xm_network_shape *s = &network->shape;
     *result = (xm_pass_result){0};
+    pass->tokens = tokens;
     embed(pass, parameters, tokens, pass->blocks[0].x_in);
     for (int32_t block = 0; block < s->blocks; block++)
         forward_block(pass, parameters, block,

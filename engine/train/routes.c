@@ -31,6 +31,11 @@ static bool passes_straight(const xm_route_rule *rule)
     return rule->gate == XM_GATE_SIGMOID && rule->training;
 }
 
+static bool assigns_evenly(const xm_route_rule *rule)
+{
+    return rule->gate == XM_GATE_BASE && rule->training;
+}
+
 xmoe_status xm_routes_create(const xm_route_rule *rule, int32_t rows, int32_t experts,
                              xm_routes *routes, xmoe_error *error)
 {
@@ -41,14 +46,14 @@ xmoe_status xm_routes_create(const xm_route_rule *rule, int32_t rows, int32_t ex
     if (rule->sparsity_weight > 0.0f && rule->gate != XM_GATE_SIGMOID)
         return xm_fail_argument(error, "sparsity_weight",
                                 "the sparsity loss is for router sigmoid");
-    bool straight = passes_straight(rule);
     size_t per_row = rule->type == XMOE_ROUTER_TOP_K && rule->top_k < experts
                          ? (size_t)rule->top_k
                          : e; /* pairs at most */
-    *routes = (xm_routes){.rule = *rule,
-                          .rows = rows,
-                          .experts = experts,
-                          .capacity = straight ? rows : xm_route_capacity(rule, rows, experts)};
+    *routes = (xm_routes){
+        .rule = *rule,
+        .rows = rows,
+        .experts = experts,
+        .capacity = rule->gate == XM_GATE_SOFTMAX ? xm_route_capacity(rule, rows, experts) : rows};
     routes->slots =
         (size_t)routes->capacity * e < n * per_row ? (size_t)routes->capacity * e : n * per_row;
     routes->probabilities = xm_calloc_aligned(n * e, sizeof(float));
@@ -72,11 +77,14 @@ xmoe_status xm_routes_create(const xm_route_rule *rule, int32_t rows, int32_t ex
         xm_routes_free(routes);
         return xm_fail_memory(error, "routes of a MoE layer", routes->slots * sizeof(float));
     }
+    if (assigns_evenly(rule))
+        return xm_assigner_create(rows, experts, &routes->assigner, error);
     return XMOE_OK;
 }
 
 void xm_routes_free(xm_routes *routes)
 {
+    xm_assigner_free(&routes->assigner);
     xm_free(routes->probabilities);
     xm_free(routes->chosen);
     xm_free(routes->wanted);
@@ -154,11 +162,12 @@ static void choose_task(void *context, int32_t task, int32_t thread)
     int32_t end = (task + 1) * ROW_TASK < routes->rows ? (task + 1) * ROW_TASK : routes->rows;
     for (int32_t row = task * ROW_TASK; row < end; row++) {
         float *p = routes->probabilities + (size_t)row * experts;
-        if (routes->rule.gate == XM_GATE_SIGMOID)
-            xm_row_sigmoid(p, experts);
-        else
+        if (routes->rule.gate == XM_GATE_SOFTMAX)
             xm_row_softmax(p, 1.0f, experts);
-        choose_row(routes, row, taken);
+        else
+            xm_row_sigmoid(p, experts);
+        if (!assigns_evenly(&routes->rule)) /* else it is done */
+            choose_row(routes, row, taken);
     }
 }
 
@@ -305,8 +314,32 @@ static float row_entropy(const float *p, size_t experts)
     return entropy;
 }
 
+/* One expert for each row; chosen[row * experts] is set. */
+static void choose_one_each(xm_routes *routes)
+{
+    for (int32_t row = 0; row < routes->rows; row++)
+        routes->wanted[row] = routes->listed[row] = 1;
+}
+
+void xm_routes_look_up(xm_routes *routes, const float *expert_of, const int32_t *tokens)
+{
+    for (int32_t row = 0; row < routes->rows; row++) {
+        size_t start = (size_t)row * (size_t)routes->experts;
+        routes->chosen[start] = (uint16_t)expert_of[tokens[row]];
+        routes->probabilities[start + routes->chosen[start]] = 1.0f;
+    }
+    choose_one_each(routes);
+    count_pairs(routes);
+    fill_slots(routes);
+}
+
 void xm_routes_choose(xm_routes *routes, xm_pool *pool)
 {
+    if (assigns_evenly(&routes->rule)) {
+        xm_assign(&routes->assigner, routes->probabilities, routes->chosen,
+                  (size_t)routes->experts);
+        choose_one_each(routes);
+    }
     xm_pool_run(pool, (routes->rows + ROW_TASK - 1) / ROW_TASK, choose_task, routes);
     bool softmax = routes->rule.gate == XM_GATE_SOFTMAX;
     if (softmax)
@@ -322,7 +355,7 @@ void xm_routes_choose(xm_routes *routes, xm_pool *pool)
     if (changed)
         count_pairs(routes);
     fill_slots(routes);
-    if (!softmax)
+    if (routes->rule.gate == XM_GATE_SIGMOID)
         measure_sparsity(routes);
     routes->entropy = 0.0f;
     if (softmax && routes->rule.entropy_weight > 0.0f) {
@@ -387,6 +420,17 @@ static void sigmoid_backward(const xm_routes *routes, int32_t row, const float *
     }
 }
 
+/* The sigmoid of the one expert that the row has. */
+static void base_backward(const xm_routes *routes, int32_t row, const float *dgate, float *g)
+{
+    size_t experts = (size_t)routes->experts;
+    const float *s = routes->probabilities + (size_t)row * experts;
+    memset(g, 0, experts * sizeof *g);
+    collect_gates(routes, row, dgate, g);
+    for (size_t e = 0; e < experts; e++)
+        g[e] *= s[e] * (1.0f - s[e]);
+}
+
 static void backward_task(void *context, int32_t task, int32_t thread)
 {
     (void)thread;
@@ -397,6 +441,8 @@ static void backward_task(void *context, int32_t task, int32_t thread)
         float *g = job->dlogits + (size_t)row * (size_t)routes->experts;
         if (routes->rule.gate == XM_GATE_SIGMOID)
             sigmoid_backward(routes, row, job->dgate, g);
+        else if (routes->rule.gate == XM_GATE_BASE)
+            base_backward(routes, row, job->dgate, g);
         else
             softmax_backward(routes, row, job->dgate, g);
     }

@@ -17,6 +17,11 @@
  * kept constant. A pass that trains therefore computes every expert for every row, with gate 0
  * where m_e = 0, and knows no capacity limit; the sparsity loss is differentiated the same way.
  *
+ * Gate base is that of BASE layers (Lewis et al. 2021): in training each row has the expert that an
+ * even assignment by the logits gives it (assign.h), else its best; its gate is sigmoid(z_e). Gate
+ * hash has an expert for each token id, with gate 1. Neither has auxiliary losses, nor a capacity
+ * limit.
+ *
  * After xm_routes_choose each kept (row, expert) pair has a slot. Slots are sorted by expert, then
  * by row, so that an expert's rows are one range; a row lists its slots in order of rank.
  */
@@ -25,6 +30,7 @@
 
 #include "base/pool.h"
 #include "format/router_kind.h"
+#include "train/assign.h"
 
 typedef struct {
     xm_gate gate;
@@ -52,6 +58,7 @@ typedef struct {
     int32_t *slot_row;     /* [slots] */
     float *slot_gate;      /* [slots] */
     int32_t *order;        /* [experts]: by falling number of rows: tasks in this order */
+    xm_assigner assigner;  /* gate base, in training */
     uint64_t *keys;        /* [rows]: scratch for dropping */
     float *top1;           /* [experts]: share of rows whose first choice it is */
     float *mean_p;         /* [experts]: mean probability */
@@ -68,6 +75,9 @@ void xm_routes_free(xm_routes *routes);
 
 /* From logits in routes->probabilities, which become scores. */
 void xm_routes_choose(xm_routes *routes, xm_pool *pool);
+
+/* Gate hash: expert_of: [vocabulary], tokens: [rows]. */
+void xm_routes_look_up(xm_routes *routes, const float *expert_of, const int32_t *tokens);
 
 /* From the gradient of each slot's gate (and the auxiliary losses) to dlogits [rows][experts]. */
 void xm_routes_backward(const xm_routes *routes, xm_pool *pool, const float *dgate, float *dlogits);
