@@ -1,0 +1,126 @@
+"""What all runs have in common: the list of runs, the shape of their models, where results lie, and
+how operations are counted. The other scripts of this directory import it; nothing here runs.
+"""
+import csv
+import os
+import pathlib
+
+HERE = pathlib.Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+DOMAINS = ("en", "fr", "de", "code")
+STEPS = 2500
+WINDOW, STRIDE = 256, 192  # tokens, when measuring
+
+# Equal for all runs; README.md says why. Flags of a run come after these and win.
+COMMON = f"""--vocabulary 4096 --context {WINDOW} --blocks 4 --width 192 --heads 4
+    --feed-forward 768 --moe-every 2 --experts 64 --expert-feed-forward 96 --sequences 8 --groups 2
+    --capacity 0 --steps {STEPS} --warmup 100 --validate-every 500 --checkpoint-every 100
+    --log-every 50 --domains {",".join(DOMAINS)}""".split()
+
+THRESHOLDS = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1")
+FIXED = ("1", "2", "4", "8")
+# Besides as trained, a model is served in these ways: the flag of xmoe-eval and its values.
+SERVED = {"threshold": {"--threshold": THRESHOLDS, "--top-k-experts": FIXED},
+          "top_k": {"--threshold": ("0.3", "0.5", "0.7", "0.9"), "--top-k-experts": FIXED}}
+
+# Does a router of this type multiply a token by a matrix of one row an expert? One that is not
+# here has to be added before its operations can be counted.
+LINEAR_ROUTER = {"threshold": True, "top_k": True, "switch": True, "base": True, "sigmoid": True,
+                 "hash": False, "dense": False}
+
+
+def flag(flags, name):
+    """The value that counts of a flag: the last one, of the run's or of those in common."""
+    words = COMMON + flags
+    last = len(words) - 1 - words[::-1].index(name)
+    return words[last + 1]
+
+
+def number(flags, name):
+    return int(flag(flags, name))
+
+
+def read_csv(path):
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_csv(path, fields, rows):
+    """Replaces the file at once, so that a kill leaves the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    with open(fresh, "w", newline="") as file:
+        writer = csv.DictWriter(file, fields, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(fresh, path)
+
+
+RUNS = {row["name"]: row for row in read_csv(HERE / "runs.csv")}
+FLAGS = {name: row["flags"].split() for name, row in RUNS.items()}
+
+
+def planned():
+    """(name, seed) of all runs, the first seed of every run before the second of any."""
+    pairs = [(name, int(seed)) for name, row in RUNS.items() for seed in row["seeds"].split()]
+    return sorted(pairs, key=lambda pair: pair[1])
+
+
+def servings(name):
+    """The ways to serve a run's model, as flags of xmoe-eval; the first is none: as trained."""
+    flags = FLAGS[name]
+    ways = [[]]
+    for option, values in SERVED.get(flag(flags, "--router"), {}).items():
+        own = {"threshold": "--threshold", "top_k": "--top-k-experts"}[flag(flags, "--router")]
+        trained = flag(flags, "--threshold" if own == "--threshold" else "--top-k")
+        for value in values:
+            if option == own and float(value) == float(trained):
+                continue
+            if option == "--top-k-experts" and int(value) > number(flags, "--experts"):
+                continue
+            if option == "--threshold" and own == "--top-k-experts" and trained == "1":
+                continue
+            ways.append([option, value])
+    return ways
+
+
+def label(serving):
+    """The name of such a way in the results."""
+    if not serving:
+        return "as trained"
+    return {"--threshold": "threshold ", "--top-k-experts": "top_k "}[serving[0]] + serving[1]
+
+
+def is_moe(name):
+    return flag(FLAGS[name], "--router") != "dense" and number(FLAGS[name], "--moe-every") > 0
+
+
+def moe_layers(name):
+    every = number(FLAGS[name], "--moe-every")
+    return number(FLAGS[name], "--blocks") // every if every else 0
+
+
+def router_flops(name):
+    """Of all MoE layers, for one token."""
+    flags = FLAGS[name]
+    linear = LINEAR_ROUTER[flag(flags, "--router")]
+    size = number(flags, "--width") * number(flags, "--experts")
+    return 2 * size * moe_layers(name) if linear else 0
+
+
+def moe_flops(name, expert_flops):
+    """Of the MoE layers for one token: expert_flops are those of the experts it took."""
+    return expert_flops + router_flops(name)
+
+
+def model_flops(name, expert_flops):
+    """Of the whole forward pass for one token in the middle of a window: every matrix that it is
+    multiplied by, and attention over half a window. Norms, activations and biases are left out."""
+    flags = FLAGS[name]
+    width, blocks = number(flags, "--width"), number(flags, "--blocks")
+    attention = blocks * (2 * 4 * width * width + 4 * width * WINDOW / 2)
+    dense = (blocks - moe_layers(name)) * 4 * width * number(flags, "--feed-forward")
+    head = 2 * width * number(flags, "--vocabulary")
+    return moe_flops(name, expert_flops) + attention + dense + head
