@@ -1,192 +1,267 @@
 #!/usr/bin/env python3
 """Tables and plots of the experiments, from results/ alone.
 
-    table.py headline     every router as trained, beside the reference: loss, experts, operations
-    table.py thresholds   trained at one threshold, served at others (and results/thresholds.svg)
-    table.py sizes        small experts of 8 to 64 pieces of the same FFN
-    table.py all          all of them
+    table.py NAME     prints a table in Markdown; where there is a plot, writes results/NAME.svg
+    table.py all
 
-Loss is nats per token of the held-out test text. Its standard error on one model is over documents;
-differences are paired: of the same documents (one seed), and over seeds where there are several.
+The plots need python3-matplotlib (deploy/install-deps.sh experiments); tables come without it.
 """
-import collections
-import csv
-import math
-import pathlib
 import sys
 
-RESULTS = pathlib.Path(__file__).resolve().parent / "results"
-RUNS = pathlib.Path(__file__).resolve().parent / "runs.csv"
-REFERENCE = "topk-8"
-WIDTH, MOE_LAYERS = 192, 2  # of all runs: queue.py
+import figures
+import plan
+from figures import REFERENCE, TRAINED
 
 
-def read(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+def print_table(head, rows):
+    print("| " + " | ".join(head) + " |")
+    print("|" + " --- |" * len(head))
+    for row in rows:
+        print("| " + " | ".join(map(str, row)) + " |")
 
 
-def flag(flags, name, default):
-    words = flags.split()
-    return words[words.index(name) + 1] if name in words else default
+def mega(flops):
+    return f"{flops / 1e6:.3f}"
 
 
-FLAGS = {row["name"]: row["flags"] for row in read(RUNS)}
+def percent(value, base):
+    return f"{100 * (value / base - 1):+.0f} %"
 
 
-def trained_setting(run):
-    """The routing that xmoe-eval names where nothing else is asked for."""
-    kind = flag(FLAGS[run], "--router", "")
-    return {"threshold": "threshold " + flag(FLAGS[run], "--threshold", ""),
-            "top_k": "top_k " + flag(FLAGS[run], "--top-k", "")}.get(kind, kind)
-
-
-def moe_flops(row):
-    """Of the MoE layers, per token: the experts that were chosen, and the router over all."""
-    experts = int(flag(FLAGS[row["run"]], "--experts", "64"))
-    router = 2 * WIDTH * experts * MOE_LAYERS if experts > 1 else 0
-    return float(row["expert_flops_per_token"]) + router
-
-
-def rows_by_run():
-    """{run: {seed: {served: row over all files}}}"""
-    runs = collections.defaultdict(lambda: collections.defaultdict(dict))
-    for row in read(RESULTS / "runs.csv"):
-        if row["file"] == "all":
-            runs[row["run"]][int(row["seed"])][row["served"]] = row
-    return runs
-
-
-def documents(run, seed):
-    path = RESULTS / "documents" / f"{run}-s{seed}.csv"
-    return {(r["file"], r["document"]): (int(r["tokens"]), float(r["nats"])) for r in read(path)}
-
-
-def mean_and_error(values):
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, None
-    variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
-    return mean, math.sqrt(variance / len(values))
-
-
-def paired(run, seed):
-    """Loss of the run minus that of the reference of the same seed, and its error over documents."""
-    mine, other = documents(run, seed), documents(REFERENCE, seed)
-    tokens = sum(mine[key][0] for key in mine)
-    difference = sum(mine[key][1] - other[key][1] for key in mine) / tokens
-    squares = sum((mine[key][1] - other[key][1] - difference * mine[key][0]) ** 2 for key in mine)
-    return difference, math.sqrt(squares * len(mine) / (len(mine) - 1)) / tokens
-
-
-def difference_cell(run, seeds, reference_seeds):
-    common = [seed for seed in seeds if seed in reference_seeds]
-    if run == REFERENCE or not common:
+def moe_change(name, label=TRAINED):
+    """Against the reference, by the same seeds."""
+    common = [seed for seed in figures.seeds(name, label) if seed in figures.seeds(REFERENCE)]
+    if not common:
         return ""
-    if len(common) == 1:
-        difference, error = paired(run, common[0])
-        return f"{difference:+.4f} ± {error:.4f} (documents)"
-    mean, error = mean_and_error([paired(run, seed)[0] for seed in common])
-    return f"{mean:+.4f} ± {error:.4f} ({len(common)} seeds)"
+    return percent(figures.moe_flops(name, label, common),
+                   figures.moe_flops(REFERENCE, TRAINED, common))
+
+
+def runs():
+    """What was trained."""
+    trained = {}
+    for row in plan.read_csv(plan.RESULTS / "training.csv"):
+        trained.setdefault(row["run"], []).append(row)
+    rows = []
+    for name, done in trained.items():
+        rows.append([name, len(done), f"{int(done[0]['parameters']):,}",
+                     mega(figures.model_flops(name)) if name in figures.names() else "",
+                     f"{figures.mean(float(row['valid_loss']) for row in done):.4f}",
+                     f"{figures.mean(float(row['seconds']) for row in done) / 60:.0f}"])
+    print_table(["run", "seeds", "parameters", "model MFLOP/token", "validation loss",
+                 "minutes of training"], rows)
 
 
 def headline():
-    runs = rows_by_run()
-    reference = runs[REFERENCE]
-    base = mean_and_error([moe_flops(seeds[trained_setting(REFERENCE)])
-                           for seeds in reference.values()])[0] if reference else None
-    print("| run | seeds | loss, nats/token | against " + REFERENCE + " | bits/byte "
-          "| experts per token and layer | MoE MFLOP/token | against " + REFERENCE + " |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for run in FLAGS:
-        if run not in runs:
-            continue
-        rows = [served[trained_setting(run)] for served in runs[run].values()
-                if trained_setting(run) in served]
-        loss, error = mean_and_error([float(row["loss"]) for row in rows])
-        error = error if error is not None else float(rows[0]["loss_error"])
-        flops = mean_and_error([moe_flops(row) for row in rows])[0]
-        active = mean_and_error([float(row["mean_active"]) for row in rows])[0]
-        bits = mean_and_error([float(row["bits_per_byte"]) for row in rows])[0]
-        share = f"{100 * (flops / base - 1):+.0f} %" if base else ""
-        print(f"| {run} | {len(rows)} | {loss:.4f} ± {error:.4f} "
-              f"| {difference_cell(run, list(runs[run]), list(reference))} | {bits:.4f} "
-              f"| {active:.2f} | {flops / 1e6:.3f} | {share} |")
+    """Every run as trained."""
+    rows = []
+    for name in figures.names():
+        same = figures.rows(name)
+        loss, seed_error = figures.mean_and_error(float(row["loss"]) for row in same)
+        spread = f" ± {seed_error:.4f}" if seed_error is not None else ""
+        against = "" if name == REFERENCE else figures.show_difference(figures.difference(name))
+        rows.append([name, len(same), f"{loss:.4f}{spread}", against,
+                     f"{figures.column(name, TRAINED, 'bits_per_byte'):.4f}",
+                     f"{figures.column(name, TRAINED, 'mean_active'):.2f}",
+                     mega(figures.moe_flops(name)), moe_change(name),
+                     percent(figures.model_flops(name), figures.model_flops(REFERENCE))
+                     if REFERENCE in figures.names() else ""])
+    print_table(["run", "seeds", "loss, nats/token", f"loss against {REFERENCE}", "bits/byte",
+                 "experts per token and layer", "MoE MFLOP/token", f"MoE against {REFERENCE}",
+                 "whole model"], rows)
+
+
+def cheapest(name):
+    """The serving of fewest operations that loses nothing to the reference on the documents that
+    are for choosing; None: every one does."""
+    good = []
+    for label in figures.labels(name):
+        found = figures.difference(name, label, which=0)
+        if found and found[0] <= 0:
+            good.append((figures.moe_flops(name, label), label))
+    return min(good)[1] if good else None
+
+
+def saving():
+    """What each model can save by being served with fewer experts than it was trained with, at the
+    loss of the reference as trained. The serving is chosen on every other document, and its loss is
+    that of the others."""
+    rows = []
+    for name in figures.names():
+        label = cheapest(name)
+        if label is None:
+            rows.append([name, "none", "", "", ""])
+        else:
+            rows.append([name, label, f"{figures.column(name, label, 'mean_active'):.2f}",
+                         figures.show_difference(figures.difference(name, label, which=1)),
+                         moe_change(name, label)])
+    print_table(["trained as", "cheapest serving without loss", "experts per token and layer",
+                 f"loss against {REFERENCE}, other documents", f"MoE against {REFERENCE}"], rows)
 
 
 def thresholds():
-    runs = rows_by_run()
-    trained = [run for run in FLAGS if run in runs and run.startswith("threshold-")]
-    served = sorted({name for run in trained for seeds in runs[run].values() for name in seeds},
-                    key=lambda name: float(name.split()[1]))
-    print("Loss in nats per token (mean active experts), one column a trained model, seed 1:\n")
-    print("| served at | " + " | ".join("trained at " + run[10:] for run in trained) + " |")
-    print("| --- |" + " --- |" * len(trained))
-    for name in served:
+    """Trained at one threshold, served at others: loss (experts per token and layer)."""
+    trained = figures.names("threshold-")
+    values = sorted({figures.threshold_of(name, label) for name in trained
+                     for label in figures.curve(name)})
+    rows = []
+    for value in values:
         cells = []
-        for run in trained:
-            row = runs[run].get(1, {}).get(name)
-            cells.append(f"{float(row['loss']):.4f} ({float(row['mean_active']):.1f})" if row else "")
-        print(f"| {name.split()[1]} | " + " | ".join(cells) + " |")
-    plot(runs, trained)
+        for name in trained:
+            label = next((label for label in figures.curve(name)
+                          if figures.threshold_of(name, label) == value), None)
+            cell = "" if label is None else (f"{figures.column(name, label, 'loss'):.4f} "
+                                             f"({figures.column(name, label, 'mean_active'):.1f})")
+            cells.append(f"**{cell}**" if label == TRAINED else cell)
+        rows.append([f"{value:g}", *cells])
+    print_table(["served at", *("trained at " + figures.trained_threshold(name)
+                                for name in trained)], rows)
 
 
-def plot(runs, trained):
-    try:
-        import matplotlib
-    except ImportError:
-        sys.exit("table.py: the plot needs python3-matplotlib (deploy/install-deps.sh experiments)")
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "xmoe"  # the same file for the same figures
-    from matplotlib import pyplot
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    for run in trained:
-        rows = sorted(runs[run].get(1, {}).values(), key=moe_flops)
-        axes.plot([moe_flops(row) / 1e6 for row in rows], [float(row["loss"]) for row in rows],
-                  marker="o", markersize=3, label=f"threshold, trained at {run[10:]}")
-    for run in FLAGS:
-        if run in runs and run not in trained and 1 in runs[run]:
-            row = runs[run][1].get(trained_setting(run))
-            if row:
-                axes.plot(moe_flops(row) / 1e6, float(row["loss"]), "x", color="black")
-                axes.annotate(run, (moe_flops(row) / 1e6, float(row["loss"])), fontsize=7,
-                              xytext=(4, 3), textcoords="offset points")
-    axes.set_xlabel("MoE operations per token, MFLOP")
-    axes.set_ylabel("test loss, nats per token")
-    axes.set_xscale("log")
-    axes.legend(fontsize=7)
-    axes.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(RESULTS / "thresholds.svg", metadata={"Date": None})
-    print(f"\nplot: {RESULTS / 'thresholds.svg'}", file=sys.stderr)
+def fixed():
+    """The same model with k experts for every token, against a threshold that takes k on average:
+    what choosing the number by token is worth. Positive: the threshold is better. The threshold's
+    loss is interpolated between those measured."""
+    rows = []
+    for name in figures.names("threshold-", "topk-", "large-"):
+        cells = []
+        for k in map(int, plan.FIXED):
+            gains = [gain for seed in figures.seeds(name)
+                     if (gain := figures.adaptive_gain(name, k, seed)) is not None]
+            if len(gains) > 1:
+                cells.append("{:+.4f} ± {:.4f}".format(*figures.mean_and_error(
+                    gain for gain, _ in gains)) + f" ({len(gains)} seeds)")
+            else:
+                cells.append("{:+.4f} ± {:.4f}".format(*gains[0]) if gains else "")
+        if any(cells):
+            rows.append([name, *cells])
+    print_table(["model", *(f"{k} experts" for k in plan.FIXED)], rows)
 
 
 def sizes():
-    runs = rows_by_run()
-    print("| experts | hidden units of one | loss, nats/token | experts per token and layer "
-          "| MoE MFLOP/token |")
-    print("| --- | --- | --- | --- | --- |")
-    for run in ("experts-8", "experts-16", "experts-32", "threshold-0.5"):
-        row = runs.get(run, {}).get(1, {}).get(trained_setting(run))
-        if row:
-            print(f"| {flag(FLAGS[run], '--experts', '64')} "
-                  f"| {flag(FLAGS[run], '--expert-feed-forward', '96')} "
-                  f"| {float(row['loss']):.4f} ± {float(row['loss_error']):.4f} "
-                  f"| {float(row['mean_active']):.2f} | {moe_flops(row) / 1e6:.3f} |")
+    """The same hidden units cut into more or fewer experts, threshold 0.5 while training."""
+    rows = []
+    for name in sorted(figures.names("experts-", "threshold-0.5"),
+                       key=lambda name: plan.number(plan.FLAGS[name], "--experts")):
+        flags = plan.FLAGS[name]
+        loss, error = figures.paired(name, TRAINED, "threshold-0.5", TRAINED, 1) \
+            if "threshold-0.5" in figures.names() and name != "threshold-0.5" else (None, None)
+        rows.append([plan.flag(flags, "--experts"), plan.flag(flags, "--expert-feed-forward"),
+                     f"{figures.column(name, TRAINED, 'loss', [1]):.4f}",
+                     "" if loss is None else f"{loss:+.4f} ± {error:.4f}",
+                     f"{figures.column(name, TRAINED, 'mean_active', [1]):.2f}",
+                     mega(figures.moe_flops(name, TRAINED, [1]))])
+    print_table(["experts", "hidden units of one", "loss, nats/token", "against 64 experts",
+                 "experts per token and layer", "MoE MFLOP/token"], rows)
 
 
-TABLES = {"headline": headline, "thresholds": thresholds, "sizes": sizes}
+def domains():
+    """Bits per byte of every domain's test text, as trained."""
+    cells = {}
+    for row in plan.read_csv(plan.RESULTS / "runs.csv"):
+        if row["served"] == TRAINED:
+            cells.setdefault((row["run"], row["file"]), []).append(float(row["bits_per_byte"]))
+    rows = []
+    for name in figures.names():
+        values = [figures.mean(cells[name, domain]) for domain in plan.DOMAINS]
+        rows.append([name, *(f"{value:.4f}" for value in values), f"{figures.mean(values):.4f}"])
+    print_table(["run", *plan.DOMAINS, "mean of domains"], rows)
+
+
+def layers():
+    """Experts of each MoE layer, as trained, over all test text. Entropy of the experts' shares as
+    a part of the largest possible; balance is mean over largest share; dead ones were never taken."""
+    rows = []
+    for row in plan.read_csv(plan.RESULTS / "layers.csv"):
+        if row["served"] == TRAINED and row["seed"] == "1" and plan.is_moe(row["run"]):
+            rows.append([row["run"], row["layer"], f"{float(row['mean_active']):.2f}",
+                         f"{float(row['entropy']):.3f}", f"{float(row['load_balance']):.3f}",
+                         row["dead"]])
+    print_table(["run", "layer", "experts per token", "entropy", "balance", "dead"], rows)
+
+
+def shown_model():
+    """The model whose tokens and domains are shown: the first threshold run of the list."""
+    found = figures.names("threshold-")
+    return found[0] if found else None
+
+
+CLASS_ORDER = ("every token", "whole word", "first part of a word", "later part of a word",
+               "punctuation", "digits", "white space", "name", "not a name", "keyword",
+               "other word of code", "in a comment")
+
+
+def classes():
+    """Experts per token by what the token is and where it stands; error over documents; seed 1."""
+    table = [row for row in plan.read_csv(plan.RESULTS / "classes.csv")
+             if row["run"] == shown_model() and row["seed"] == "1"]
+    cells = {(row["domain"], row["class"], row["layer"]): row for row in table}
+    layer_numbers = sorted({row["layer"] for row in table}, key=int)
+    print(f"Model: {shown_model()}.\n")
+    rows = []
+    for domain in (*plan.DOMAINS, "all"):
+        for name in CLASS_ORDER:
+            found = [cells.get((domain, name, layer)) for layer in layer_numbers]
+            if all(found) and int(found[0]["tokens"]) >= 100:
+                rows.append([domain, name, found[0]["tokens"],
+                             *(f"{float(row['mean_active']):.2f} ± {float(row['error']):.2f}"
+                               for row in found)])
+    print_table(["text", "tokens that are", "number",
+                 *(f"experts in layer {layer}" for layer in layer_numbers)], rows)
+
+
+def specialisation():
+    """Bits that the domain tells about the expert taken (mutual information), against domains dealt
+    to whole documents at random; seed 1."""
+    rows = []
+    for row in plan.read_csv(plan.RESULTS / "specialisation.csv"):
+        if row["seed"] == "1":
+            rows.append([row["run"], row["layer"], row["measure"], row["bits"],
+                         f"{row['shuffled_mean']} (at most {row['shuffled_most']})",
+                         row["p_value"], f"{float(row['domain_entropy']):.2f}"])
+    print_table(["run", "layer", "over", "bits", "shuffled", "p", "bits at most"], rows)
+
+
+def switches():
+    """Experts per token after a change of language, against the same tokens after the passage that
+    they follow in the corpus; error over passages; seed 1."""
+    rows = []
+    for row in plan.read_csv(plan.RESULTS / "switches.csv"):
+        if row["run"] == shown_model() and row["seed"] == "1":
+            rows.append([row["layer"], row["distance"], row["tokens"],
+                         f"{float(row['steady']):.2f}", f"{float(row['switched']):.2f}",
+                         f"{float(row['difference']):+.2f} ± {float(row['error']):.2f}"])
+    print(f"Model: {shown_model()}.\n")
+    print_table(["layer", "tokens since the change, from", "tokens", "no change", "change",
+                 "difference"], rows)
+
+
+TABLES = (runs, headline, saving, thresholds, fixed, sizes, domains, layers, classes,
+          specialisation, switches)
+PLOTS = ("thresholds", "sizes", "classes", "specialisation")
+
+
+def draw(name):
+    try:
+        import plots
+    except ImportError:
+        sys.exit("table.py: the plot needs python3-matplotlib (deploy/install-deps.sh experiments)")
+    path = plan.RESULTS / f"{name}.svg"
+    if plots.draw(name, path, shown_model()):
+        print(f"plot: {path}", file=sys.stderr)
 
 
 def main():
-    wanted = sys.argv[1] if len(sys.argv) == 2 else ""
-    if wanted not in (*TABLES, "all"):
-        sys.exit(__doc__)
-    if not (RESULTS / "runs.csv").exists():
-        sys.exit("table.py: no run is measured yet (queue.py run)")
-    for name in TABLES if wanted == "all" else [wanted]:
-        print(f"\n## {name}\n")
-        TABLES[name]()
+    wanted = [table for table in TABLES if sys.argv[1:] in ([table.__name__], ["all"])]
+    if not wanted:
+        sys.exit(__doc__ + "\nNAME: " + ", ".join(table.__name__ for table in TABLES))
+    if not (plan.RESULTS / "runs.csv").exists():
+        sys.exit("table.py: nothing is measured yet (run.py run)")
+    for table in wanted:
+        print(f"\n## {table.__name__}\n\n{' '.join(table.__doc__.split())}\n")
+        table()
+        if table.__name__ in PLOTS:
+            draw(table.__name__)
 
 
 if __name__ == "__main__":
