@@ -74,17 +74,23 @@ typedef struct {
 typedef enum {
     XMOE_ROUTER_THRESHOLD, /* in order of probability until their sum reaches the threshold */
     XMOE_ROUTER_TOP_K,     /* the k most probable */
-    XMOE_ROUTER_DENSE      /* all */
+    XMOE_ROUTER_DENSE,     /* all */
+    XMOE_ROUTER_SIGMOID    /* those whose own sigmoid is above the threshold; the best always */
 } xmoe_router_type;
 
 /* The routing of one layer. With p sorted descending (ties to the lower expert), rank r (from 1) is
  * chosen by `threshold` while p_1 + ... + p_{r-1} < threshold; a threshold >= 1 chooses all. On a
  * model trained with top-k, "all" are its k choices (or max_experts, if that is more), and p are
  * their scores divided by their sum: threshold 1 is the model as trained, lower ones take a prefix.
+ *
+ * A model trained with `sigmoid` scores each expert by itself, so its p are scores divided by the
+ * sum over all experts where `threshold` adds them up; `sigmoid` compares scores as they are, and
+ * is for such models alone. Weights are scores as they are under every type.
+ *
  * Floor and cap are applied last, in that order, to every type. */
 typedef struct {
     xmoe_router_type type;
-    float threshold;     /* in (0, 1]; read by type threshold */
+    float threshold;     /* in (0, 1]; read by types threshold and sigmoid */
     int32_t top_k;       /* >= 1; read by type top_k; more than all experts means all */
     int32_t min_experts; /* floor, 1 to all experts */
     int32_t max_experts; /* cap, not below min_experts; 0: none */
@@ -101,7 +107,7 @@ typedef struct {
     xmoe_router layers[XMOE_MAX_LAYERS];
 } xmoe_routing;
 
-/* "threshold", "top_k", "dense"; NULL for an unknown value. */
+/* "threshold", "top_k", "dense", "sigmoid"; NULL for an unknown value. */
 XMOE_API const char *xmoe_router_type_name(xmoe_router_type type);
 /* Parses such a name; false if it is none. */
 XMOE_API bool xmoe_router_type_parse(const char *name, xmoe_router_type *type);
@@ -186,7 +192,8 @@ XMOE_API bool xmoe_model_layer_is_moe(const xmoe_model *model, int32_t layer);
 /* The routing that the file asks for. */
 XMOE_API void xmoe_model_default_routing(const xmoe_model *model, xmoe_routing *routing);
 /* Checks the ranges above at all MoE layers; on error parameter is "threshold", "top_k",
- * "min_experts", "max_experts" or, for an unknown type or another layer_count, "layers". */
+ * "min_experts", "max_experts", "type" where the model has no such scores or, for an unknown type
+ * or another layer_count, "layers". */
 XMOE_API xmoe_status xmoe_routing_check(const xmoe_model *model, const xmoe_routing *routing,
                                         xmoe_error *error);
 

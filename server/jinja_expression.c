@@ -46,11 +46,12 @@ static const binary products[] = {{"*", XM_JINJA_MULTIPLY},
                                   {NULL, 0}};
 static const binary joins[] = {{"~", XM_JINJA_CONCATENATE}, {NULL, 0}};
 static const binary sums[] = {{"+", XM_JINJA_ADD}, {"-", XM_JINJA_SUBTRACT}, {NULL, 0}};
-static const binary *const levels[] = {sums, joins, products, powers};
+enum { LEVELS = 4 };
+static const binary *const levels[LEVELS] = {sums, joins, products, powers};
 
 static xm_jinja_node *parse_binary(xm_jinja_parser *parser, size_t level)
 {
-    if (level == sizeof levels / sizeof *levels)
+    if (level == LEVELS)
         return parse_unary(parser, true);
     xm_jinja_node *left = parse_binary(parser, level + 1);
     const binary *found = levels[level];

@@ -43,11 +43,14 @@ static bool read_router(const cJSON *object, xmoe_router *router, xm_problem *pr
         return xm_problem_field(problem, "threshold", "'threshold' must be above 0 and at most 1");
     if (type && !xmoe_router_type_parse(type, &router->type))
         return xm_problem_field(
-            problem, "type", "'type' must be one of: threshold, top_k, dense; not '%.40s'", type);
+            problem, "type", "'type' must be one of: threshold, top_k, dense, sigmoid; not '%.40s'",
+            type);
     bool threshold = xm_json_member(object, "threshold") != NULL;
     bool top_k = xm_json_member(object, "top_k") != NULL;
-    if (!type && threshold != top_k)
-        router->type = threshold ? XMOE_ROUTER_THRESHOLD : XMOE_ROUTER_TOP_K;
+    if (!type && threshold && !top_k && router->type != XMOE_ROUTER_SIGMOID) /* whose dial it is */
+        router->type = XMOE_ROUTER_THRESHOLD;
+    if (!type && top_k && !threshold)
+        router->type = XMOE_ROUTER_TOP_K;
     return true;
 }
 
@@ -97,10 +100,15 @@ bool xm_router_apply(const xmoe_model *model, const cJSON *router, const char *p
     return true;
 }
 
+static bool reads_threshold(const xmoe_router *router)
+{
+    return router->type == XMOE_ROUTER_THRESHOLD || router->type == XMOE_ROUTER_SIGMOID;
+}
+
 void xm_router_write_members(const xmoe_router *router, xm_json *json)
 {
     xm_json_string(json, "type", xmoe_router_type_name(router->type));
-    if (router->type == XMOE_ROUTER_THRESHOLD)
+    if (reads_threshold(router))
         xm_json_float(json, "threshold", router->threshold);
     if (router->type == XMOE_ROUTER_TOP_K)
         xm_json_int(json, "top_k", router->top_k);
@@ -112,8 +120,7 @@ void xm_router_write_members(const xmoe_router *router, xm_json *json)
 /* Equal in effect: what the type does not read does not count. */
 static bool equal(const xmoe_router *a, const xmoe_router *b)
 {
-    return a->type == b->type &&
-           (a->type != XMOE_ROUTER_THRESHOLD || a->threshold == b->threshold) &&
+    return a->type == b->type && (!reads_threshold(a) || a->threshold == b->threshold) &&
            (a->type != XMOE_ROUTER_TOP_K || a->top_k == b->top_k) &&
            a->min_experts == b->min_experts && a->max_experts == b->max_experts &&
            a->normalize == b->normalize;

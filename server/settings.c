@@ -73,7 +73,7 @@ const xm_setting xm_setting_table[] = {
      "memory of the trace of expert choices that GET /v1/experts/trace shows; 0: off"},
     {"trace.file", XM_SETTING_STRING, AT(trace_file), 0, 0, NULL, "", false, false,
      "file that every choice of experts is appended to, as JSON lines if it ends in .jsonl, else CSV; empty: none"},
-    {"router.type", XM_SETTING_CHOICE, AT(router_type), 0, 0, "model threshold top_k dense", "model", true, false,
+    {"router.type", XM_SETTING_CHOICE, AT(router_type), 0, 0, "model threshold top_k dense sigmoid", "model", true, false,
      "default routing; model: as the file says"},
     {"router.threshold", XM_SETTING_NUMBER, AT(router_threshold), 0, 1, NULL, "0", true, false,
      "threshold in (0, 1]; 0: as the file says"},

@@ -81,6 +81,8 @@ static void take_thought(xm_reply *reply, size_t length)
 /* Whether what is pending may still begin with <think>, blanks before it left out. */
 static bool may_think(const xm_text *pending)
 {
+    if (pending->data == NULL)
+        return true;
     size_t blanks = strspn(pending->data, " \n"), left = pending->length - blanks;
     return memcmp(pending->data + blanks, think,
                   left < sizeof think - 1 ? left : sizeof think - 1) == 0;

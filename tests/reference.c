@@ -26,6 +26,7 @@ typedef struct {
 struct reference_model {
     xm_gguf *file;
     int32_t d, heads, layer_count, context, ff, experts, eff, vocabulary;
+    bool sigmoid; /* scores of experts; else softmax */
     double epsilon;
     double *token_embedding, *position_embedding, *output; /* output may be token_embedding */
     linear output_norm;
@@ -51,6 +52,14 @@ static int32_t key_number(const xm_gguf *file, const char *key)
         abort();
     }
     return (int32_t)value;
+}
+
+/* Of the file's xmoe.router.type. */
+static bool router_is(const xm_gguf *file, const char *name)
+{
+    xm_string type = {"threshold", 9};
+    xm_gguf_get_string(file, "xmoe.router.type", &type, &(bool){false}, NULL);
+    return type.length == strlen(name) && memcmp(type.data, name, type.length) == 0;
 }
 
 static double *values_of(const xm_gguf *file, size_t expected, const char *format, ...)
@@ -142,6 +151,7 @@ reference_model *reference_load(const char *path)
     float epsilon = 0.0f;
     xm_gguf_get_f32(file, "xmoe.attention.layer_norm_epsilon", &epsilon, NULL, NULL);
     model->epsilon = (double)epsilon;
+    model->sigmoid = router_is(file, "sigmoid");
     model->d = key_number(file, "xmoe.embedding_length");
     model->heads = key_number(file, "xmoe.attention.head_count");
     model->layer_count = key_number(file, "xmoe.block_count");
@@ -242,24 +252,31 @@ static double softmax(double *x, int32_t count)
 
 /* --- routing ---------------------------------------------------------------------------------- */
 
-int32_t reference_route(const xmoe_router *router, const double *p, int32_t experts,
+int32_t reference_route(const xmoe_router *router, int32_t share, const double *p, int32_t experts,
                         int32_t *chosen, double *weights)
 {
-    int32_t count = 0;
+    int32_t count = 0, looked_at = share > 0 ? share : experts;
+    double total = 0.0;
     for (int32_t i = 0; i < experts; i++) { /* insertion sort: descending, stable */
         int32_t at = i;
         for (; at > 0 && p[chosen[at - 1]] < p[i]; at--)
             chosen[at] = chosen[at - 1];
         chosen[at] = i;
     }
-    if (router->type == XMOE_ROUTER_DENSE ||
-        (router->type == XMOE_ROUTER_THRESHOLD && router->threshold >= 1.0f))
+    for (int32_t i = 0; i < looked_at; i++)
+        total += share > 0 ? p[chosen[i]] : 0.0;
+    if (router->type == XMOE_ROUTER_DENSE)
         count = experts;
+    else if (router->type == XMOE_ROUTER_THRESHOLD && router->threshold >= 1.0f)
+        count = looked_at;
+    else if (router->type == XMOE_ROUTER_SIGMOID)
+        for (count = 1; count < experts && p[chosen[count]] > (double)router->threshold;)
+            count++;
     else if (router->type == XMOE_ROUTER_TOP_K)
         count = router->top_k < experts ? router->top_k : experts;
     else
-        for (double before = 0.0; count < experts && before < (double)router->threshold; count++)
-            before += p[chosen[count]];
+        for (double before = 0.0; count < looked_at && before < (double)router->threshold; count++)
+            before += p[chosen[count]] / (share > 0 ? total : 1.0);
     if (count < router->min_experts)
         count = router->min_experts < experts ? router->min_experts : experts;
     if (router->max_experts > 0 && count > router->max_experts)
@@ -329,8 +346,13 @@ static int32_t add_experts(run_state *state, const layer *l, const xmoe_router *
     const reference_model *model = state->model;
     for (int32_t e = 0; e < model->experts; e++)
         state->p[e] = dot(l->gate + e * model->d, state->h, model->d);
-    softmax(state->p, model->experts);
-    int32_t count = reference_route(router, state->p, model->experts, chosen, weights);
+    if (model->sigmoid)
+        for (int32_t e = 0; e < model->experts; e++)
+            state->p[e] = 1.0 / (1.0 + exp(-state->p[e]));
+    else
+        softmax(state->p, model->experts);
+    int32_t share = model->sigmoid ? model->experts : 0;
+    int32_t count = reference_route(router, share, state->p, model->experts, chosen, weights);
     for (int32_t i = 0; i < count; i++)
         add_ffn(state, &l->up[chosen[i]], &l->down[chosen[i]], weights[i]);
     return count;

@@ -28,8 +28,9 @@ reference_result reference_forward(const reference_model *model, const int32_t *
                                    int32_t count, const xmoe_routing *routing, bool half_kv);
 void reference_result_free(reference_result *result);
 
-/* The experts of one token from its probabilities, by sorting. Returns how many. */
-int32_t reference_route(const xmoe_router *router, const double *p, int32_t experts,
+/* The experts of one token from its scores p, by sorting. share: a threshold looks at so many of
+ * the best, with p divided by their sum; 0: at all, as they are. Returns how many. */
+int32_t reference_route(const xmoe_router *router, int32_t share, const double *p, int32_t experts,
                         int32_t *chosen, double *weights);
 
 #endif

@@ -148,26 +148,37 @@ static void chains_tell_tokens_order_and_parents_apart(void **state)
     assert_false(same(child, xm_block_hash_next(parent, other)));
 }
 
-static xm_block_hash root_of(const xm_block_pool *pool, xmoe_router router)
+static xm_block_hash trained_root(const xm_block_pool *pool, xmoe_router router,
+                                  int32_t trained_top_k)
 {
     static const int32_t layers[] = {1, 3};
     xmoe_routing routing = {.layer_count = 4};
     routing.layers[0].top_k = 77; /* dense layers do not count */
     routing.layers[1] = routing.layers[3] = router;
-    return xm_block_hash_root(pool, &routing, layers, 2, 8);
+    return xm_block_hash_root(pool, &routing, layers, 2, 8, trained_top_k);
+}
+
+static xm_block_hash root_of(const xm_block_pool *pool, xmoe_router router)
+{
+    return trained_root(pool, router, 0);
 }
 
 static void equal_behaviour_has_equal_roots(void **state)
 {
     (void)state;
     static const xmoe_router groups[][5] = {
+        {{XMOE_ROUTER_SIGMOID, 0.7F, 0, 1, 0, false},
+         {XMOE_ROUTER_SIGMOID, 0.7F, 5, 0, 8, false},
+         {XMOE_ROUTER_SIGMOID, 0.7F, 2, 1, 9, false},
+         {XMOE_ROUTER_SIGMOID, 0.7F, 0, 1, 0, false},
+         {XMOE_ROUTER_SIGMOID, 0.7F, 0, 1, 0, false}},
         {{XMOE_ROUTER_DENSE, 0, 0, 1, 0, false},
          {XMOE_ROUTER_DENSE, 0.5F, 3, 8, 8, false},
          {XMOE_ROUTER_THRESHOLD, 1, 0, 1, 0, false},
          {XMOE_ROUTER_TOP_K, 0, 8, 1, 0, false},
          {XMOE_ROUTER_TOP_K, 0.3F, 100, 1, 100, false}},
         {{XMOE_ROUTER_TOP_K, 0, 3, 1, 0, false},
-         {XMOE_ROUTER_TOP_K, 0, 1, 3, 0, false},
+         {XMOE_ROUTER_SIGMOID, 1, 0, 3, 0, false},
          {XMOE_ROUTER_DENSE, 0, 0, 1, 3, false},
          {XMOE_ROUTER_THRESHOLD, 0.7F, 0, 3, 3, false},
          {XMOE_ROUTER_THRESHOLD, 1, 9, 2, 3, false}},
@@ -189,12 +200,35 @@ static void equal_behaviour_has_equal_roots(void **state)
             assert_int_equal(
                 same(root_of(pool, groups[i / 5][i % 5]), root_of(pool, groups[j / 5][j % 5])),
                 i / 5 == j / 5);
-    xmoe_router router = groups[0][0];
+    xmoe_router router = groups[1][0];
     router.normalize = true;
-    assert_false(same(root_of(pool, router), root_of(pool, groups[0][0])));
-    router = groups[2][0];
+    assert_false(same(root_of(pool, router), root_of(pool, groups[1][0])));
+    router = groups[3][0];
     router.threshold = 0.71F;
-    assert_false(same(root_of(pool, router), root_of(pool, groups[2][0])));
+    assert_false(same(root_of(pool, router), root_of(pool, groups[3][0])));
+    xm_block_pool_free(pool);
+}
+
+/* With k = 2, a threshold looks at the first two ranks, or at max_experts if that is more. */
+static void trained_top_k_bounds_thresholds(void **state)
+{
+    (void)state;
+    static const xmoe_router dense = {XMOE_ROUTER_DENSE, 0, 0, 1, 0, false};
+    static const xmoe_router two = {XMOE_ROUTER_TOP_K, 0, 2, 1, 0, false};
+    static const xmoe_router three = {XMOE_ROUTER_TOP_K, 0, 3, 1, 0, false};
+    static const xmoe_router one[] = {{XMOE_ROUTER_THRESHOLD, 1, 0, 1, 0, false},
+                                      {XMOE_ROUTER_THRESHOLD, 1, 0, 3, 0, false},
+                                      {XMOE_ROUTER_THRESHOLD, 1, 0, 1, 8, false}};
+    static const xmoe_router half[] = {{XMOE_ROUTER_THRESHOLD, 0.5F, 0, 1, 0, false},
+                                       {XMOE_ROUTER_THRESHOLD, 0.5F, 0, 1, 2, false},
+                                       {XMOE_ROUTER_THRESHOLD, 0.5F, 0, 1, 8, false}};
+    xm_block_pool *pool = create(1);
+    assert_true(same(trained_root(pool, one[0], 2), trained_root(pool, two, 2)));
+    assert_true(same(trained_root(pool, one[1], 2), trained_root(pool, three, 2)));
+    assert_true(same(trained_root(pool, one[2], 2), trained_root(pool, dense, 2)));
+    assert_false(same(trained_root(pool, one[0], 2), trained_root(pool, dense, 2)));
+    assert_true(same(trained_root(pool, half[0], 2), trained_root(pool, half[1], 2)));
+    assert_false(same(trained_root(pool, half[0], 2), trained_root(pool, half[2], 2)));
     xm_block_pool_free(pool);
 }
 
@@ -225,6 +259,7 @@ int main(void)
         cmocka_unit_test(a_hash_belongs_to_one_block),
         cmocka_unit_test(chains_tell_tokens_order_and_parents_apart),
         cmocka_unit_test(equal_behaviour_has_equal_roots),
+        cmocka_unit_test(trained_top_k_bounds_thresholds),
         cmocka_unit_test(failed_allocations_leave_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -242,7 +242,7 @@ static void compare_with_reference(const xmoe_model *model, const reference_mode
 }
 
 /* Routers of every kind, one after the other; the last has another one at each layer. */
-enum { ROUTINGS = 6 };
+enum { ROUTINGS = 6, SIGMOID_ROUTINGS = 4 };
 
 static xmoe_routing routing_of(const xmoe_model *model, int32_t kind)
 {
@@ -254,9 +254,16 @@ static xmoe_routing routing_of(const xmoe_model *model, int32_t kind)
         {.type = XMOE_ROUTER_THRESHOLD, .threshold = 0.95f, .min_experts = 1, .normalize = true},
         {.type = XMOE_ROUTER_TOP_K, .top_k = 2, .min_experts = 1},
     };
+    static const xmoe_router sigmoids[SIGMOID_ROUTINGS] = {
+        {.type = XMOE_ROUTER_SIGMOID, .threshold = 0.8f, .min_experts = 1},
+        {.type = XMOE_ROUTER_SIGMOID, .threshold = 0.3f, .min_experts = 1, .normalize = true},
+        {.type = XMOE_ROUTER_SIGMOID, .threshold = 0.97f, .min_experts = 2, .max_experts = 4},
+        {.type = XMOE_ROUTER_SIGMOID, .threshold = 1.0f, .min_experts = 1},
+    };
     xmoe_routing routing = {.layer_count = model->info.layer_count};
     for (int32_t i = 0; i < routing.layer_count; i++)
-        routing.layers[i] = routers[kind < ROUTINGS - 1 ? kind : i % ROUTINGS];
+        routing.layers[i] = kind >= ROUTINGS ? sigmoids[kind - ROUTINGS]
+                                             : routers[kind < ROUTINGS - 1 ? kind : i % ROUTINGS];
     assert_int_equal(xmoe_routing_check(model, &routing, NULL), XMOE_OK);
     return routing;
 }
@@ -270,7 +277,8 @@ static void compare_shape(const xmoe_random_model *shape, bool every_variant)
     reference_model *reference = reference_load(model_path);
     for (int32_t v = every_variant ? 0 : variants - 1; v < variants; v++) {
         xmoe_model *model = load_model(tables[v]->name);
-        for (int32_t kind = 0; kind < ROUTINGS; kind++)
+        bool sigmoid = model->info.router.type == XMOE_ROUTER_SIGMOID;
+        for (int32_t kind = 0; kind < ROUTINGS + (sigmoid ? SIGMOID_ROUTINGS : 0); kind++)
             for (int kv_f32 = 0; kv_f32 < 2; kv_f32++) {
                 xmoe_routing routing = routing_of(model, kind);
                 compare_with_reference(model, reference, &routing, kv_f32 != 0);
@@ -297,6 +305,19 @@ static void matches_reference_at_odd_sizes(void **state)
     static const char *const types[] = {"F32", "F16", "BF16"};
     for (size_t t = 0; t < 3; t++) {
         xmoe_random_model shape = odd_shape(types[t]);
+        compare_shape(&shape, true);
+    }
+}
+
+/* Every type of a request's router on a model that scores experts one by one. */
+static void matches_reference_with_sigmoids(void **state)
+{
+    (void)state;
+    static const char *const types[] = {"F32", "Q8_0"};
+    for (size_t t = 0; t < 2; t++) {
+        xmoe_random_model shape = even_shape(types[t]);
+        shape.router.type = XMOE_ROUTER_SIGMOID;
+        shape.seed = 12; /* no choice hangs on rounding */
         compare_shape(&shape, true);
     }
 }
@@ -533,6 +554,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(matches_reference_in_every_type),
         cmocka_unit_test(matches_reference_at_odd_sizes),
+        cmocka_unit_test(matches_reference_with_sigmoids),
         cmocka_unit_test(matches_reference_without_experts),
         cmocka_unit_test(company_changes_nothing),
         cmocka_unit_test(threads_change_nothing),

@@ -147,6 +147,7 @@ static void routing_is_checked(void **state)
         {{.type = XMOE_ROUTER_DENSE, .min_experts = 2, .max_experts = -1}, "max_experts"},
         {{.type = XMOE_ROUTER_DENSE, .min_experts = 2, .max_experts = 99}, NULL},
         {{.type = (xmoe_router_type)9, .min_experts = 1}, "layers"},
+        {{.type = XMOE_ROUTER_SIGMOID, .threshold = 0.5f, .min_experts = 1}, "type"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         xmoe_routing routing;
@@ -174,14 +175,14 @@ static void routing_is_checked(void **state)
 static void router_types_have_names(void **state)
 {
     (void)state;
-    for (int i = XMOE_ROUTER_THRESHOLD; i <= XMOE_ROUTER_DENSE; i++) {
+    for (int i = XMOE_ROUTER_THRESHOLD; i <= XMOE_ROUTER_SIGMOID; i++) {
         xmoe_router_type type;
         assert_true(xmoe_router_type_parse(xmoe_router_type_name((xmoe_router_type)i), &type));
         assert_int_equal(type, i);
     }
     xmoe_router_type type = XMOE_ROUTER_DENSE;
-    assert_null(xmoe_router_type_name((xmoe_router_type)3));
-    assert_false(xmoe_router_type_parse("sigmoid", &type));
+    assert_null(xmoe_router_type_name((xmoe_router_type)4));
+    assert_false(xmoe_router_type_parse("softmax", &type));
     assert_int_equal(type, XMOE_ROUTER_DENSE);
     assert_string_equal(xmoe_version(), "0.1.0");
 }

@@ -160,8 +160,9 @@ static float *run_layer(const xm_kernels *kernels, xm_pool *pool, xm_moe_scratch
     float *out = malloc(count * sizeof *out);
     assert_non_null(out);
     memcpy(out, r->residual, count * sizeof *out);
-    xm_moe_forward(kernels, pool, scratch, &t->layer, &r->h, r->rows, r->routers, out,
-                   (size_t)r->width, selection);
+    const xm_moe_rows rows = {.count = r->rows, .routers = r->routers};
+    xm_moe_forward(kernels, pool, scratch, &t->layer, &r->h, &rows, out, (size_t)r->width,
+                   selection);
     return out;
 }
 
@@ -330,8 +331,8 @@ static void company_and_threads_change_nothing(void **state)
                                 .sums = r.h.sums + (size_t)row * (stride / 16),
                                 .stride = stride};
             memcpy(one, r.residual + row * WIDTH, sizeof one);
-            xm_moe_forward(kernels, NULL, scratch, &t.layer, &h, 1, r.routers + row, one, WIDTH,
-                           &s);
+            const xm_moe_rows single = {.count = 1, .routers = r.routers + row};
+            xm_moe_forward(kernels, NULL, scratch, &t.layer, &h, &single, one, WIDTH, &s);
             assert_memory_equal(one, expected + row * WIDTH, sizeof one);
         }
         free(expected);
@@ -363,7 +364,8 @@ static void waves_change_nothing(void **state)
                             .sums = r.h.sums + (size_t)first * (stride / 16),
                             .stride = stride};
         memcpy(part, r.residual + first * WIDTH, sizeof part);
-        xm_moe_forward(kernels, NULL, small, &t.layer, &h, 8, r.routers, part, WIDTH, &s);
+        const xm_moe_rows some = {.count = 8, .routers = r.routers};
+        xm_moe_forward(kernels, NULL, small, &t.layer, &h, &some, part, WIDTH, &s);
         assert_memory_equal(part, waves + first * WIDTH, sizeof part);
     }
     free(waves);

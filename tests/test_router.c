@@ -101,7 +101,7 @@ static void one_expert_is_enough(void **state)
 {
     (void)state;
     const float p = 1.0f;
-    for (int type = XMOE_ROUTER_THRESHOLD; type <= XMOE_ROUTER_DENSE; type++) {
+    for (int type = XMOE_ROUTER_THRESHOLD; type <= XMOE_ROUTER_SIGMOID; type++) {
         const xmoe_router router = {
             .type = (xmoe_router_type)type, .threshold = 0.5f, .top_k = 1, .min_experts = 1};
         uint16_t chosen = 9;
@@ -109,6 +109,46 @@ static void one_expert_is_enough(void **state)
         assert_int_equal(xm_route(&router, &plain_rules, &p, 1, &chosen, &weight), 1);
         assert_int_equal(chosen, 0);
         assert_float_equal(weight, 1.0, 0.0);
+    }
+}
+
+static void sigmoid_takes_what_is_above(void **state)
+{
+    (void)state;
+    static const struct {
+        xmoe_router router;
+        int32_t count;
+    } cases[] = {
+        {{.type = XMOE_ROUTER_SIGMOID, .threshold = 0.06f, .min_experts = 1}, 5},
+        {{.type = XMOE_ROUTER_SIGMOID, .threshold = 0.0625f, .min_experts = 1}, 3}, /* strict */
+        {{.type = XMOE_ROUTER_SIGMOID, .threshold = 0.2f, .min_experts = 1}, 2},
+        {{.type = XMOE_ROUTER_SIGMOID, .threshold = 0.5f, .min_experts = 1}, 1},
+        {{.type = XMOE_ROUTER_SIGMOID, .threshold = 1.0f, .min_experts = 1}, 1},
+        {{.type = XMOE_ROUTER_SIGMOID, .threshold = 0.5f, .min_experts = 3}, 3},
+        {{.type = XMOE_ROUTER_SIGMOID, .threshold = 0.01f, .min_experts = 1, .max_experts = 4}, 4},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_chosen(&cases[i].router, cases[i].count, in_order);
+}
+
+/* Scores 0.9, 0.6, 0.3, 0.2: a threshold sees 0.45, 0.3, 0.15, 0.1, and all are "all". */
+static void thresholds_divide_sigmoids_by_their_sum(void **state)
+{
+    (void)state;
+    static const float scores[4] = {0.3f, 0.9f, 0.2f, 0.6f};
+    static const uint16_t order[4] = {1, 3, 0, 2};
+    static const float thresholds[] = {0.44f, 0.46f, 0.74f, 0.76f, 0.89f, 0.91f, 1.0f};
+    static const int32_t counts[] = {1, 2, 2, 3, 3, 4, 4};
+    const xm_gate_rules rules = {.score = XM_SCORE_SIGMOID, .weight_scale = 1.0f};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        const xmoe_router router = {
+            .type = XMOE_ROUTER_THRESHOLD, .threshold = thresholds[i], .min_experts = 1};
+        uint16_t chosen[4];
+        float weights[4];
+        assert_int_equal(xm_route(&router, &rules, scores, 4, chosen, weights), counts[i]);
+        assert_memory_equal(chosen, order, (size_t)counts[i] * sizeof *chosen);
+        for (int32_t r = 0; r < counts[i]; r++)
+            assert_float_equal(weights[r], scores[order[r]], 0.0);
     }
 }
 
@@ -204,10 +244,14 @@ static int32_t route_by_sorting(const xmoe_router *router, const xm_gate_rules *
     int32_t allowed = sort_allowed(rules, p, experts, order), count = allowed;
     if (router->type == XMOE_ROUTER_TOP_K)
         count = router->top_k < allowed ? router->top_k : allowed;
-    if (router->type == XMOE_ROUTER_THRESHOLD && rules->trained_top_k == 0)
+    if (router->type == XMOE_ROUTER_SIGMOID)
+        for (count = 1; count < allowed && p[order[count]] > router->threshold;)
+            count++;
+    bool sigmoid = rules->score == XM_SCORE_SIGMOID;
+    if (router->type == XMOE_ROUTER_THRESHOLD && rules->trained_top_k == 0 && !sigmoid)
         count = count_by_threshold(router->threshold, allowed, 0.0f, p, order);
-    if (router->type == XMOE_ROUTER_THRESHOLD && rules->trained_top_k > 0) {
-        int32_t ranks = rules->trained_top_k;
+    if (router->type == XMOE_ROUTER_THRESHOLD && (rules->trained_top_k > 0 || sigmoid)) {
+        int32_t ranks = rules->trained_top_k > 0 ? rules->trained_top_k : allowed;
         float total = 0.0f;
         if (router->max_experts > ranks)
             ranks = router->max_experts;
@@ -249,7 +293,7 @@ static xmoe_router random_router(uint64_t seed, int32_t experts)
     uint64_t bits = xm_random_bits(seed, 2, 0);
     uint64_t most = (uint64_t)experts;
     xmoe_router router = {
-        .type = (xmoe_router_type)(bits % 3),
+        .type = (xmoe_router_type)(bits % 4),
         .threshold = (float)xm_random_uniform(seed, 2, 1),
         .top_k = 1 + (int32_t)((bits >> 8) % most),
         .min_experts = 1,
@@ -271,6 +315,8 @@ static xm_gate_rules random_rules(uint64_t seed, int32_t experts, float *bias)
     xm_gate_rules rules = {.weight_scale = bits % 2 != 0 ? 2.5f : 1.0f};
     if ((bits >> 1) % 2 != 0)
         rules.trained_top_k = 1 + (int32_t)((bits >> 8) % (uint64_t)experts);
+    if ((bits >> 6) % 2 != 0)
+        rules.score = XM_SCORE_SIGMOID;
     if ((bits >> 2) % 2 != 0)
         rules.normalize_epsilon = 1e-20f;
     for (int32_t e = 0; e < experts; e++)
@@ -296,6 +342,8 @@ static void equals_a_plain_sort(void **state)
         int32_t experts = sizes[seed % 9];
         xmoe_router router = random_router(seed, experts);
         xm_gate_rules rules = seed % 3 == 0 ? plain_rules : random_rules(seed, experts, bias);
+        if (router.type == XMOE_ROUTER_SIGMOID)
+            rules.selection_bias = NULL; /* ranks and scores have one order */
         if (experts > 200 && seed % 4 != 0) /* the plain sort is slow */
             continue;
         if (experts == 1024)
@@ -367,6 +415,8 @@ int main(void)
         cmocka_unit_test(floor_then_cap_apply_to_every_type),
         cmocka_unit_test(weights_are_normalised_on_request),
         cmocka_unit_test(one_expert_is_enough),
+        cmocka_unit_test(sigmoid_takes_what_is_above),
+        cmocka_unit_test(thresholds_divide_sigmoids_by_their_sum),
         cmocka_unit_test(odd_values_have_their_place),
         cmocka_unit_test(a_row_of_nan_still_gets_an_expert),
         cmocka_unit_test(equals_a_plain_sort),

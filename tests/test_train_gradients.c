@@ -11,32 +11,12 @@
 
 #include "base/memory.h"
 #include "base/random.h"
-#include "train/pass.h"
+#include "train_routing.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum {
-    SEQUENCES = 2,
-    LENGTH = 10,
-    ROWS = SEQUENCES * LENGTH,
-    WIDTH = 16,
-    HEADS = 2,
-    HIDDEN = 24, /* dense FFN */
-    EXPERTS = 6,
-    EXPERT_HIDDEN = 8,
-    VOCABULARY = 300,
-    MAX_HIDDEN = 24,
-    CHECKED = 6 /* elements of each tensor */
-};
-
-typedef struct {
-    const xm_network *network;
-    xm_pass_options options;
-    int32_t tokens[ROWS], targets[ROWS];
-} batch_problem;
 
 /* --- the reference ---------------------------------------------------------------------------- */
 
@@ -98,86 +78,20 @@ static void attend(const double (*qkv)[3 * WIDTH], int t, double *out)
     }
 }
 
-typedef struct {
-    double p[ROWS][EXPERTS];
-    int rank[ROWS][EXPERTS]; /* rank of the expert in the row's order, from 1; 0: not chosen */
-    bool kept[ROWS][EXPERTS];
-} routing;
-
-static void choose(const xm_network_shape *s, const double *p, int *rank)
-{
-    double before = 0;
-    memset(rank, 0, EXPERTS * sizeof *rank);
-    for (int r = 1; r <= EXPERTS; r++) {
-        bool take =
-            s->router == XMOE_ROUTER_DENSE || (s->router == XMOE_ROUTER_TOP_K && r <= s->top_k) ||
-            (s->router == XMOE_ROUTER_THRESHOLD && (r == 1 || before < (double)s->threshold));
-        if (!take)
-            break;
-        int best = -1;
-        for (int e = 0; e < EXPERTS; e++)
-            if (rank[e] == 0 && (best < 0 || p[e] > p[best]))
-                best = e;
-        rank[best] = r;
-        before += p[best];
-    }
-}
-
-/* Each expert keeps those of its rows for which fewer than capacity others come first. */
-static void limit(routing *r, int capacity)
-{
-    for (int e = 0; e < EXPERTS; e++)
-        for (int row = 0; row < ROWS; row++) {
-            int first = 0;
-            for (int other = 0; other < ROWS; other++)
-                first += r->rank[other][e] > 0 &&
-                         (r->rank[other][e] < r->rank[row][e] ||
-                          (r->rank[other][e] == r->rank[row][e] && r->p[other][e] > r->p[row][e]));
-            r->kept[row][e] = r->rank[row][e] > 0 && first < capacity;
-        }
-}
-
-static double auxiliary(const batch_problem *problem, const routing *r)
-{
-    double balance = 0, entropy = 0;
-    for (int e = 0; e < EXPERTS; e++) {
-        double mean = 0, top = 0;
-        for (int row = 0; row < ROWS; row++) {
-            mean += r->p[row][e] / ROWS;
-            bool best = true;
-            for (int other = 0; other < EXPERTS; other++)
-                best = best && r->p[row][other] <= r->p[row][e];
-            top += best ? 1.0 / ROWS : 0;
-            entropy -= r->p[row][e] * log(r->p[row][e]) / ROWS;
-        }
-        balance += EXPERTS * mean * top;
-    }
-    return (double)problem->options.balance_weight * balance +
-           (double)problem->options.entropy_weight * entropy;
-}
-
 /* x += MoE(norm(x)) for all rows; returns the weighted auxiliary losses. */
-static double moe_block(const batch_problem *problem, const double *w, const xm_block_offsets *o,
+static double moe_block(const batch_problem *problem, const double *w, int block,
                         double (*x)[WIDTH])
 {
     const xm_network_shape *s = &problem->network->shape;
+    const xm_block_offsets *o = &problem->network->blocks[block];
     static routing r;
     double h[ROWS][WIDTH];
     for (int row = 0; row < ROWS; row++) {
         layer_norm(x[row], w + o->ffn_norm_weight, w + o->ffn_norm_bias, (double)s->epsilon,
                    h[row]);
-        linear(w + o->router_weight, NULL, h[row], EXPERTS, WIDTH, r.p[row]);
-        double sum = 0;
-        for (int e = 0; e < EXPERTS; e++)
-            sum += exp(r.p[row][e]);
-        for (int e = 0; e < EXPERTS; e++)
-            r.p[row][e] = exp(r.p[row][e]) / sum;
-        choose(s, r.p[row], r.rank[row]);
+        linear(w + o->router_weight, NULL, h[row], EXPERTS, WIDTH, r.z[row]);
     }
-    double factor = (double)problem->options.capacity_factor;
-    double wanted = ceil((double)ROWS / EXPERTS * factor);
-    int capacity = factor <= 0 ? ROWS : (int)fmax(wanted, problem->options.min_capacity);
-    limit(&r, capacity);
+    double extra = train_route(problem, block, &r);
     for (int row = 0; row < ROWS; row++)
         for (int e = 0; e < EXPERTS; e++) {
             if (!r.kept[row][e])
@@ -188,9 +102,9 @@ static double moe_block(const batch_problem *problem, const double *w, const xm_
                          w + o->down_weight + (size_t)e * WIDTH * EXPERT_HIDDEN,
                          w + o->down_bias + (size_t)e * WIDTH, EXPERT_HIDDEN, h[row], y);
             for (int i = 0; i < WIDTH; i++)
-                x[row][i] += r.p[row][e] * y[i];
+                x[row][i] += r.gate[row][e] * y[i];
         }
-    return auxiliary(problem, &r);
+    return extra;
 }
 
 static void attention_block(const batch_problem *problem, const double *w,
@@ -240,7 +154,7 @@ static double train_loss(const batch_problem *problem, const double *w, double *
         const xm_block_offsets *o = &network->blocks[block];
         attention_block(problem, w, o, x);
         if (o->moe) {
-            extra += moe_block(problem, w, o, x);
+            extra += moe_block(problem, w, block, x);
             continue;
         }
         for (int row = 0; row < ROWS; row++) {
@@ -274,6 +188,8 @@ typedef struct {
     xmoe_router_type router;
     float threshold, capacity_factor, entropy_weight;
     bool drops; /* the capacity limit must bite */
+    xm_gate gate;
+    float sparsity_weight;
 } variant;
 
 static xm_network *make_network(const variant *v)
@@ -288,6 +204,7 @@ static xm_network *make_network(const variant *v)
                                     .expert_feed_forward = EXPERT_HIDDEN,
                                     .moe_every = 2,
                                     .epsilon = 1e-5f,
+                                    .gate = v->gate,
                                     .router = v->router,
                                     .threshold = v->threshold,
                                     .top_k = 2,
@@ -336,13 +253,16 @@ static void check_parameter(const batch_problem *problem, const variant *v, cons
 static void check_variant(const variant *v)
 {
     xm_network *network = make_network(v);
+    anchor *anchors = calloc((size_t)network->shape.blocks, sizeof *anchors);
     batch_problem problem = {.network = network,
+                             .anchors = anchors,
                              .options = {.sequences = SEQUENCES,
                                          .length = LENGTH,
                                          .capacity_factor = v->capacity_factor,
                                          .min_capacity = 2,
                                          .balance_weight = 0.05f,
                                          .entropy_weight = v->entropy_weight,
+                                         .sparsity_weight = v->sparsity_weight,
                                          .training = true}};
     for (int row = 0; row < ROWS; row++) {
         problem.tokens[row] = (int32_t)(xm_random_bits(3, 1, (uint64_t)row) % VOCABULARY);
@@ -376,42 +296,68 @@ static void check_variant(const variant *v)
     xm_free(parameters);
     xm_free(gradients);
     free(w);
+    free(anchors);
 }
 
 static void test_threshold(void **state)
 {
     (void)state;
-    check_variant(&(variant){"threshold", XMOE_ROUTER_THRESHOLD, 0.7f, 8, 0, false});
+    check_variant(&(variant){.name = "threshold",
+                             .router = XMOE_ROUTER_THRESHOLD,
+                             .threshold = 0.7f,
+                             .capacity_factor = 8});
 }
 
 static void test_threshold_one(void **state)
 {
     (void)state;
-    check_variant(&(variant){"threshold 1", XMOE_ROUTER_THRESHOLD, 1.0f, 0, 0, false});
+    check_variant(
+        &(variant){.name = "threshold 1", .router = XMOE_ROUTER_THRESHOLD, .threshold = 1.0f});
 }
 
 static void test_capacity(void **state)
 {
     (void)state;
-    check_variant(&(variant){"capacity", XMOE_ROUTER_THRESHOLD, 0.8f, 0.9f, 0, true});
+    check_variant(&(variant){.name = "capacity",
+                             .router = XMOE_ROUTER_THRESHOLD,
+                             .threshold = 0.8f,
+                             .capacity_factor = 0.9f,
+                             .drops = true});
 }
 
 static void test_entropy(void **state)
 {
     (void)state;
-    check_variant(&(variant){"entropy", XMOE_ROUTER_THRESHOLD, 0.7f, 1.0f, 0.1f, true});
+    check_variant(&(variant){.name = "entropy",
+                             .router = XMOE_ROUTER_THRESHOLD,
+                             .threshold = 0.7f,
+                             .capacity_factor = 1.0f,
+                             .entropy_weight = 0.1f,
+                             .drops = true});
 }
 
 static void test_top_k(void **state)
 {
     (void)state;
-    check_variant(&(variant){"top_k", XMOE_ROUTER_TOP_K, 0.5f, 0, 0, false});
+    check_variant(&(variant){.name = "top_k", .router = XMOE_ROUTER_TOP_K, .threshold = 0.5f});
 }
 
 static void test_dense(void **state)
 {
     (void)state;
-    check_variant(&(variant){"dense", XMOE_ROUTER_DENSE, 0.5f, 0, 0, false});
+    check_variant(&(variant){.name = "dense", .router = XMOE_ROUTER_DENSE, .threshold = 0.5f});
+}
+
+static void test_sigmoid(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++)
+        check_variant(&(variant){.name = "sigmoid",
+                                 .router = XMOE_ROUTER_SIGMOID,
+                                 .gate = XM_GATE_SIGMOID,
+                                 .threshold = i == 0 ? 0.5f : 0.9f,
+                                 .capacity_factor = 0.5f, /* which it must not know */
+                                 .sparsity_weight = i == 0 ? 0.0f : 2.0f});
 }
 
 /* Gradients add up, and a pass that cannot train gives the same losses, at any number of threads.
@@ -419,7 +365,7 @@ static void test_dense(void **state)
 static void test_same_to_the_bit(void **state)
 {
     (void)state;
-    const variant v = {"bits", XMOE_ROUTER_THRESHOLD, 0.8f, 0, 0, false};
+    const variant v = {.name = "bits", .router = XMOE_ROUTER_THRESHOLD, .threshold = 0.8f};
     xm_network *network = make_network(&v);
     float *parameters = xm_calloc_aligned(network->total, sizeof(float));
     xm_network_init(network, 5, parameters);
@@ -484,10 +430,11 @@ static void test_bad_shapes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_threshold),       cmocka_unit_test(test_threshold_one),
-        cmocka_unit_test(test_capacity),        cmocka_unit_test(test_entropy),
-        cmocka_unit_test(test_top_k),           cmocka_unit_test(test_dense),
-        cmocka_unit_test(test_same_to_the_bit), cmocka_unit_test(test_bad_shapes),
+        cmocka_unit_test(test_threshold),  cmocka_unit_test(test_threshold_one),
+        cmocka_unit_test(test_capacity),   cmocka_unit_test(test_entropy),
+        cmocka_unit_test(test_top_k),      cmocka_unit_test(test_dense),
+        cmocka_unit_test(test_sigmoid),    cmocka_unit_test(test_same_to_the_bit),
+        cmocka_unit_test(test_bad_shapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

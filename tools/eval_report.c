@@ -56,6 +56,10 @@ void eval_row_set_routing(eval_row *row, const xmoe_model *model, const xmoe_rou
     case XMOE_ROUTER_DENSE:
         snprintf(row->routing, sizeof row->routing, "dense");
         break;
+    case XMOE_ROUTER_SIGMOID:
+        row->threshold = (double)router->threshold;
+        snprintf(row->routing, sizeof row->routing, "sigmoid %.6g", row->threshold);
+        break;
     }
 }
 

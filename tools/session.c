@@ -42,7 +42,7 @@ size_t session_add_flags(session_settings *settings, cli_flag *rows)
          .argument = "TYPE",
          .type = CLI_STRING,
          .value = &settings->router,
-         .choices = "threshold|top_k|dense",
+         .choices = "threshold|top_k|dense|sigmoid",
          .default_text = "the model's own",
          .help = "how experts are chosen"},
         {.name = "threshold",
@@ -52,7 +52,8 @@ size_t session_add_flags(session_settings *settings, cli_flag *rows)
          .maximum = 1,
          .above_minimum = true,
          .default_text = "the model's own",
-         .help = "probability that a token's experts add up to; implies --router threshold"},
+         .help = "probability that a token's experts add up to, or above which one is taken "
+                 "(sigmoid); implies --router threshold on models of another type"},
         {.name = "top-k-experts",
          .argument = "K",
          .type = CLI_INT,
@@ -98,7 +99,7 @@ static int apply_router_type(const session_settings *settings, xmoe_router_type 
         if (!xmoe_router_type_parse(settings->router, type)) {
             return cli_wrong("--router: unknown type '%s'", settings->router);
         }
-    } else if (settings->threshold > 0) {
+    } else if (settings->threshold > 0 && *type != XMOE_ROUTER_SIGMOID) {
         *type = XMOE_ROUTER_THRESHOLD;
     } else if (settings->top_k > 0) {
         *type = XMOE_ROUTER_TOP_K;
@@ -139,7 +140,9 @@ static int apply_routing(const session_settings *settings, const xmoe_model *mod
 void routing_set_threshold(xmoe_routing *routing, float threshold)
 {
     for (int32_t i = 0; i < routing->layer_count; i++) {
-        routing->layers[i].type = XMOE_ROUTER_THRESHOLD;
+        if (routing->layers[i].type != XMOE_ROUTER_SIGMOID) {
+            routing->layers[i].type = XMOE_ROUTER_THRESHOLD;
+        }
         routing->layers[i].threshold = threshold;
     }
 }

@@ -199,6 +199,18 @@ static xmoe_status run_trainer(settings *s, const xm_corpus *corpus, xm_trainer 
     return xm_ranks_agree(ranks, status, error);
 }
 
+/* A Switch router (Fedus et al. 2021) is top-1 with its probability as the weight. */
+static void set_router(settings *s)
+{
+    bool is_switch = strcmp(s->router, "switch") == 0;
+    const char *name = is_switch ? "top_k" : s->router; /* the command line knows the names */
+    const xm_router_kind *kind = xm_router_kind_by_name(name, strlen(name));
+    s->trainer.shape.gate = kind->gate;
+    s->trainer.shape.router = kind->chooses;
+    if (is_switch || kind->top_k > 0)
+        s->trainer.shape.top_k = 1;
+}
+
 /* Rank 0 first: it writes the vocabulary and the token caches that the others read. */
 static xmoe_status open_corpus(const settings *s, xm_pool *pool, xm_corpus *corpus,
                                xmoe_error *error)
@@ -255,8 +267,7 @@ static int fill_trainer(settings *s)
         shape->moe_every = shape->architecture == XM_ARCHITECTURE_OLMOE   ? 1
                            : shape->architecture == XM_ARCHITECTURE_LLAMA ? 0
                                                                           : 2;
-    if (!xmoe_router_type_parse(s->router, &s->trainer.shape.router))
-        return cli_wrong("--router %s is unknown", s->router);
+    set_router(s);
     return CLI_OK;
 }
 
@@ -285,6 +296,7 @@ static int train(settings *s)
     else if (status != XMOE_OK)
         result = speaks ? cli_fail("%s", error.message) : CLI_FAILED;
     xm_ranks_end(&ranks);
+    s->trainer.ranks = NULL;
     return result;
 }
 
@@ -456,10 +468,11 @@ int main(int argc, char **argv)
              .help = "of a MoE block"),
         FLAG("expert-feed-forward", "N", CLI_INT, &shape->expert_feed_forward, .minimum = 1,
              .maximum = 65536, .help = "hidden size of an expert"),
-        FLAG("router", "TYPE", CLI_STRING, &s.router, .choices = "threshold|top_k|dense",
-             .help = "how experts are chosen"),
+        FLAG("router", "TYPE", CLI_STRING, &s.router,
+             .choices = "threshold|top_k|switch|dense|sigmoid|base|hash",
+             .help = "how experts are chosen; switch is top_k 1"),
         FLAG("threshold", "T", CLI_FLOAT, &shape->threshold, .maximum = 1, .above_minimum = true,
-             .help = "for router threshold"),
+             .help = "for routers threshold and sigmoid"),
         FLAG("top-k", "K", CLI_INT, &shape->top_k, .minimum = 1, .maximum = 4096,
              .help = "for router top_k"),
         FLAG("router-std", "S", CLI_FLOAT, &shape->router_std, .maximum = 100,
@@ -467,11 +480,14 @@ int main(int argc, char **argv)
         FLAG("init-std", "S", CLI_FLOAT, &shape->init_std, .maximum = 1, .above_minimum = true,
              .help = "standard deviation of the other matrices at the start"),
         FLAG("capacity", "F", CLI_FLOAT, &s.trainer.capacity_factor, .maximum = 1e6,
-             .help = "an expert takes F times its even share of a step; 0: no limit"),
+             .help = "an expert takes F times its even share of a step; 0: no limit; "
+                     "routers sigmoid, base and hash have none"),
         FLAG("balance", "W", CLI_FLOAT, &s.trainer.balance_weight, .maximum = 100,
-             .help = "weight of the balance loss"),
+             .help = "weight of the balance loss; routers sigmoid, base and hash have none"),
         FLAG("router-entropy", "W", CLI_FLOAT, &s.trainer.entropy_weight, .maximum = 100,
              .help = "weight of the router's entropy; keeps choices few"),
+        FLAG("sparsity", "W", CLI_FLOAT, &s.trainer.sparsity_weight, .maximum = 100,
+             .help = "router sigmoid: weight of the mean gate; keeps choices few"),
         FLAG("seed", "N", CLI_INT, &s.seed, .maximum = 2147483647, .help = "of weights and data"),
         FLAG("recompute", NULL, CLI_BOOL, &s.trainer.recompute,
              .help = "make activations again in the backward pass: a third more work in far less "
@@ -508,7 +524,8 @@ int main(int argc, char **argv)
         .description =
             "Trains a sparse mixture-of-experts model from plain text: learns a vocabulary, "
             "trains\n"
-            "(AdamW, threshold router with capacity limit and balance loss), writes GGUF. Ctrl-C\n"
+            "(AdamW, routers of several types, capacity limit and balance loss), writes GGUF. "
+            "Ctrl-C\n"
             "writes a checkpoint; --resume goes on from it, bit for bit.",
         .examples = "  xmoe-train --data corpus --directory runs/first --steps 2000\n"
                     "  xmoe-train --data corpus --directory runs/first --steps 4000 --resume\n"

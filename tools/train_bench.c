@@ -56,7 +56,7 @@ static size_t parameter_count(const bench *b)
 static xm_train_moe_gradients layout(const bench *b, float *at)
 {
     size_t e = (size_t)b->experts, d = (size_t)b->width, f = (size_t)b->hidden;
-    return (xm_train_moe_gradients){.router = at,
+    return (xm_train_moe_gradients){.gate.weight = at,
                                     .up = at + e * d,
                                     .down = at + e * d + e * f * d,
                                     .up_bias = at + e * d + 2 * e * f * d,
@@ -75,7 +75,7 @@ static bool make_parameters(bench *b, const xm_network_shape *shape)
     b->weights = (xm_train_moe_weights){.width = b->width,
                                         .hidden = b->hidden,
                                         .experts = b->experts,
-                                        .router = w.router,
+                                        .gate = {.width = b->width, .weight = w.gate.weight},
                                         .up = w.up,
                                         .up_bias = w.up_bias,
                                         .down = w.down,
@@ -151,7 +151,7 @@ static void forward_products(const bench *b, group *g)
 {
     const xm_routes *routes = &g->layer.routes;
     int32_t d = b->width, f = b->hidden;
-    xm_linear_forward(NULL, g->h, b->weights.router, NULL, g->scratch.dlogits, b->rows, d,
+    xm_linear_forward(NULL, g->h, b->weights.gate.weight, NULL, g->scratch.dlogits, b->rows, d,
                       b->experts);
     for (int32_t e = 0; e < b->experts; e++) {
         size_t first = (size_t)routes->expert_begin[e], matrix = (size_t)e * (size_t)f * (size_t)d;
@@ -180,9 +180,9 @@ static void backward_products(const bench *b, group *g)
         xm_gemm_nn(rows, d, f, du, f, b->weights.up + matrix, d, 0.0f,
                    g->scratch.out + first * (size_t)d, d);
     }
-    xm_linear_backward_weight(NULL, g->scratch.dlogits, g->h, to.router, NULL, b->rows, d,
+    xm_linear_backward_weight(NULL, g->scratch.dlogits, g->h, to.gate.weight, NULL, b->rows, d,
                               b->experts);
-    xm_linear_backward_input(NULL, g->scratch.dlogits, b->weights.router, g->dh, b->rows, d,
+    xm_linear_backward_input(NULL, g->scratch.dlogits, b->weights.gate.weight, g->dh, b->rows, d,
                              b->experts, true);
 }
 
@@ -191,7 +191,7 @@ static void run_part(const bench *b, group *g, int32_t part)
     xm_train_moe_gradients gradients = layout(b, g->gradients);
     switch (part) {
     case FORWARD:
-        xm_train_moe_forward(NULL, &b->weights, &g->layer, &g->scratch, g->h, g->h, g->y);
+        xm_train_moe_forward(NULL, &b->weights, &g->layer, &g->scratch, g->h, NULL, g->h, g->y);
         break;
     case BACKWARD:
         xm_train_moe_backward(NULL, &b->weights, &gradients, &g->layer, &g->scratch, g->h, g->dy,

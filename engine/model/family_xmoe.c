@@ -7,6 +7,7 @@
 #include "model/bind.h"
 #include "model/family.h"
 #include "model/keys.h"
+#include "model/xmoe_router.h"
 
 #include <math.h>
 #include <string.h>
@@ -14,13 +15,6 @@
 enum { MAX_CONTEXT = 1 << 20 };
 
 /* --- hyper-parameters ------------------------------------------------------------------------- */
-
-/* Layers that have a router matrix are MoE. */
-static bool is_moe_layer(const void *context, int32_t layer)
-{
-    char name[XM_TENSOR_NAME_BYTES];
-    return xm_loader_has(context, xm_tensor_name(layer, "ffn_gate_inp", "weight", name));
-}
 
 static xmoe_status read_sizes(xm_loader *loader, xmoe_error *error)
 {
@@ -72,47 +66,18 @@ static xmoe_status read_feed_forward(xm_loader *loader, xmoe_error *error)
                        &info->expert_feed_forward_length, error);
 }
 
-/* What the type does not use is kept where the file gives it, as the start of a user's own setting:
- * threshold 1 and one expert where it gives nothing. */
-static xmoe_status read_router(xm_loader *loader, xmoe_error *error)
-{
-    xmoe_model_info *info = &loader->model->info;
-    bool any = info->moe_layer_count > 0;
-    xmoe_router router = {
-        .type = XMOE_ROUTER_THRESHOLD, .threshold = 1.0f, .top_k = 1, .min_experts = 1};
-    xmoe_status status = xm_key_router_type(loader, &router.type, error);
-    if (status != XMOE_OK)
-        return status;
-    status = xm_key_number(loader, "router.threshold", any && router.type == XMOE_ROUTER_THRESHOLD,
-                           0.0, 1.0, &router.threshold, error);
-    if (status != XMOE_OK)
-        return status;
-    status = xm_key_size(loader, "expert_used_count", any && router.type == XMOE_ROUTER_TOP_K,
-                         any ? info->expert_count : XM_MAX_EXPERTS, &router.top_k, error);
-    if (status != XMOE_OK)
-        return status;
-    status = xm_key_flag(loader, "router.normalize", &router.normalize, error);
-    info->router = router;
-    return status;
-}
-
 /* --- tensors ---------------------------------------------------------------------------------- */
 
-static xmoe_status bind_moe(xm_loader *loader, int32_t index, xm_moe_layer *moe, xmoe_error *error)
+static xmoe_status bind_moe(xm_loader *loader, int32_t index, const xm_xmoe_router *router,
+                            xm_moe_layer *moe, xmoe_error *error)
 {
     const xmoe_model_info *info = &loader->model->info;
-    char name[XM_TENSOR_NAME_BYTES];
     moe->experts = info->expert_count;
     moe->hidden = info->expert_feed_forward_length;
     moe->width = info->embedding_length;
     moe->activation = XM_ACTIVATION_GELU;
-    moe->rules.weight_scale = 1.0f;
     moe->output_scale = loader->model->residual_scale;
-    if (info->router.type == XMOE_ROUTER_TOP_K)
-        moe->rules.trained_top_k = info->router.top_k;
-    xmoe_status status = xm_loader_bind_matrices(
-        loader, xm_tensor_name(index, "ffn_gate_inp", "weight", name), moe->width, moe->experts, 1,
-        xm_weight_traits_of(XM_TYPE_F32), &moe->router, error);
+    xmoe_status status = xm_xmoe_router_bind(loader, index, router, moe, error);
     if (status == XMOE_OK)
         status = xm_bind_linears(loader, index, "ffn_up_exps", moe->width, moe->hidden,
                                  moe->experts, XM_REQUIRED, &moe->up, &moe->up_bias, error);
@@ -122,7 +87,8 @@ static xmoe_status bind_moe(xm_loader *loader, int32_t index, xm_moe_layer *moe,
     return status;
 }
 
-static xmoe_status bind_layer(xm_loader *loader, int32_t index, xmoe_error *error)
+static xmoe_status bind_layer(xm_loader *loader, int32_t index, const xm_xmoe_router *router,
+                              xmoe_error *error)
 {
     const xmoe_model_info *info = &loader->model->info;
     int32_t d = info->embedding_length;
@@ -139,7 +105,7 @@ static xmoe_status bind_layer(xm_loader *loader, int32_t index, xmoe_error *erro
         (status = xm_bind_norm(loader, index, "ffn_norm", &layer->ffn_norm, error)) != XMOE_OK)
         return status;
     if (layer->is_moe)
-        return bind_moe(loader, index, &layer->moe, error);
+        return bind_moe(loader, index, router, &layer->moe, error);
     layer->ffn.activation = XM_ACTIVATION_GELU;
     status = xm_bind_linear(loader, index, "ffn_up", d, hidden, XM_REQUIRED, &layer->ffn.up, error);
     if (status != XMOE_OK)
@@ -170,14 +136,15 @@ static xmoe_status bind_tables(xm_loader *loader, xmoe_error *error)
 xmoe_status xm_family_xmoe_bind(xm_loader *loader, xmoe_error *error)
 {
     xmoe_status status;
+    xm_xmoe_router router;
     if ((status = read_sizes(loader, error)) != XMOE_OK ||
-        (status = xm_bind_layer_lists(loader, is_moe_layer, loader, error)) != XMOE_OK ||
+        (status = xm_bind_layer_lists(loader, xm_xmoe_is_moe_layer, loader, error)) != XMOE_OK ||
         (status = read_feed_forward(loader, error)) != XMOE_OK ||
-        (status = read_router(loader, error)) != XMOE_OK ||
+        (status = xm_xmoe_router_read(loader, &router, error)) != XMOE_OK ||
         (status = bind_tables(loader, error)) != XMOE_OK)
         return status;
     for (int32_t i = 0; i < loader->model->info.layer_count && status == XMOE_OK; i++)
-        status = bind_layer(loader, i, error);
+        status = bind_layer(loader, i, &router, error);
     /* Only now: position_embd has as many rows as the file's context. */
     int32_t limit = loader->context_limit;
     if (limit > 0 && limit < loader->model->info.context_length)

@@ -102,8 +102,10 @@ void xm_expert_feed_forward(xm_forward *forward, int32_t index, xm_selection *se
     xm_normalize(forward, &layer->ffn_norm, forward->ordinal, forward->rows, quantize);
     for (int32_t row = 0; row < forward->rows; row++)
         forward->routers[row] = &forward->segment[row]->routing->layers[index];
-    xm_moe_forward(forward->kernels, forward->pool, forward->moe, moe, &forward->normed,
-                   forward->rows, forward->routers, forward->x, forward->x_stride, selection);
+    const xm_moe_rows rows = {
+        .count = forward->rows, .routers = forward->routers, .tokens = forward->token};
+    xm_moe_forward(forward->kernels, forward->pool, forward->moe, moe, &forward->normed, &rows,
+                   forward->x, forward->x_stride, selection);
     if (layer->ffn.up.weight.rows > 0)
         share_experts(forward, layer);
 }

@@ -1,6 +1,8 @@
 /* keys.c - see keys.h. Runs on the thread that loads the model. */
 #include "model/keys.h"
 
+#include "format/router_kind.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -97,12 +99,11 @@ xmoe_status xm_key_router_type(const xm_loader *loader, xmoe_router_type *type, 
     xmoe_status status = xm_key_text(loader, "router.type", &text, error);
     if (status != XMOE_OK || text.data == NULL)
         return status;
-    char name[16] = "";
-    if (text.length < sizeof name)
-        memcpy(name, text.data, text.length);
-    if (!xmoe_router_type_parse(name, type))
+    const xm_router_kind *kind = xm_router_kind_by_name(text.data, text.length);
+    if (kind == NULL || kind->gate != XM_GATE_SOFTMAX)
         return xm_key_fail(loader, "router.type", error,
                            "is '%.*s', expected threshold, top_k or dense",
                            (int)(text.length < 32 ? text.length : 32), text.data);
+    *type = kind->chooses;
     return XMOE_OK;
 }

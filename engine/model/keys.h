@@ -31,7 +31,7 @@ xmoe_status xm_key_flag(const xm_loader *loader, const char *name, bool *value, 
 /* Absent: *value stays. */
 xmoe_status xm_key_text(const xm_loader *loader, const char *name, xm_string *value,
                         xmoe_error *error);
-/* router.type: how the model was trained to choose. Absent: *type stays. */
+/* router.type of a model with softmax scores: how it was trained to choose. Absent: *type stays. */
 xmoe_status xm_key_router_type(const xm_loader *loader, xmoe_router_type *type, xmoe_error *error);
 bool xm_key_text_is(xm_string text, const char *expected);
 

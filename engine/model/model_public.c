@@ -26,6 +26,7 @@ static const struct {
     {XMOE_ROUTER_THRESHOLD, "threshold"},
     {XMOE_ROUTER_TOP_K, "top_k"},
     {XMOE_ROUTER_DENSE, "dense"},
+    {XMOE_ROUTER_SIGMOID, "sigmoid"},
 };
 
 enum { ROUTER_TYPES = sizeof router_types / sizeof *router_types };
@@ -62,7 +63,12 @@ static xmoe_status check_router(const xmoe_model *model, int32_t layer, const xm
     if (xmoe_router_type_name(router->type) == NULL)
         return xm_fail_argument(error, "layers", "layer %d: router type %d is unknown", layer,
                                 (int)router->type);
-    if (router->type == XMOE_ROUTER_THRESHOLD &&
+    if (router->type == XMOE_ROUTER_SIGMOID && model->info.router.type != XMOE_ROUTER_SIGMOID)
+        return xm_fail_argument(error, "type",
+                                "layer %d: type sigmoid is for models trained with it; this one "
+                                "was trained with %s",
+                                layer, xmoe_router_type_name(model->info.router.type));
+    if ((router->type == XMOE_ROUTER_THRESHOLD || router->type == XMOE_ROUTER_SIGMOID) &&
         !(router->threshold > 0.0f && router->threshold <= 1.0f))
         return xm_fail_argument(error, "threshold",
                                 "layer %d: threshold is %g, expected above 0 and at most 1", layer,

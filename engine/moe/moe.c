@@ -46,8 +46,7 @@ typedef struct {
     xm_moe_scratch *scratch;
     const xm_moe_layer *layer;
     const xm_activations *h;
-    const xmoe_router *const *routers;
-    int32_t rows;
+    const xm_moe_rows *rows;
     float *residual;
     size_t residual_stride;
     xm_tiles tiles;                   /* of router and down */
@@ -153,24 +152,47 @@ static void run_route(void *context, int32_t task, int32_t thread)
     xm_moe_scratch *scratch = call->scratch;
     const xm_gate_rules *rules = &call->layer->rules;
     int32_t experts = call->layer->experts;
-    int32_t last = (task + 1) * ROUTE_ROWS < call->rows ? (task + 1) * ROUTE_ROWS : call->rows;
+    int32_t rows = call->rows->count;
+    int32_t last = (task + 1) * ROUTE_ROWS < rows ? (task + 1) * ROUTE_ROWS : rows;
     for (int32_t row = task * ROUTE_ROWS; row < last; row++) {
         size_t start = (size_t)row * (size_t)experts;
         xm_score_experts(call->kernels, rules, scratch->score + start, experts);
-        scratch->count[row] = xm_route(call->routers[row], rules, scratch->score + start, experts,
-                                       scratch->expert + start, scratch->weight + start);
+        scratch->count[row] = xm_route(call->rows->routers[row], rules, scratch->score + start,
+                                       experts, scratch->expert + start, scratch->weight + start);
     }
+}
+
+/* Each row's expert by its token id. */
+static void look_up_experts(const moe_call *call)
+{
+    const xm_moe_scratch *scratch = call->scratch;
+    for (int32_t row = 0; row < call->rows->count; row++) {
+        size_t start = (size_t)row * (size_t)call->layer->experts;
+        scratch->count[row] = 1;
+        scratch->expert[start] = call->layer->expert_of[call->rows->tokens[row]];
+        scratch->weight[start] = 1.0f;
+    }
+}
+
+static void choose_experts(moe_call *call, xm_pool *pool)
+{
+    const xm_moe_layer *layer = call->layer;
+    int32_t rows = call->rows->count;
+    size_t work = (size_t)rows * (size_t)layer->experts * (size_t)layer->width;
+    call->tiles = xm_tiles_plan(rows, layer->router.panels, xm_pool_threads(pool));
+    xm_pool_run(xm_pool_for(pool, work), call->tiles.tasks, run_router, call);
+    xm_pool_run(pool, (rows + ROUTE_ROWS - 1) / ROUTE_ROWS, run_route, call);
 }
 
 static void route_rows(moe_call *call, xm_pool *pool, xm_selection *selection)
 {
     const xm_moe_layer *layer = call->layer;
     const xm_moe_scratch *scratch = call->scratch;
-    size_t work = (size_t)call->rows * (size_t)layer->experts * (size_t)layer->width;
-    call->tiles = xm_tiles_plan(call->rows, layer->router.panels, xm_pool_threads(pool));
-    xm_pool_run(xm_pool_for(pool, work), call->tiles.tasks, run_router, call);
-    xm_pool_run(pool, (call->rows + ROUTE_ROWS - 1) / ROUTE_ROWS, run_route, call);
-    *selection = (xm_selection){.rows = call->rows,
+    if (layer->expert_of != NULL)
+        look_up_experts(call);
+    else
+        choose_experts(call, pool);
+    *selection = (xm_selection){.rows = call->rows->count,
                                 .experts = layer->experts,
                                 .count = scratch->count,
                                 .expert = scratch->expert,
@@ -321,15 +343,13 @@ static void run_wave(moe_call *call, xm_pool *pool)
 }
 
 void xm_moe_forward(const xm_kernels *kernels, xm_pool *pool, xm_moe_scratch *scratch,
-                    const xm_moe_layer *layer, const xm_activations *h, int32_t rows,
-                    const xmoe_router *const *routers, float *residual, size_t residual_stride,
-                    xm_selection *selection)
+                    const xm_moe_layer *layer, const xm_activations *h, const xm_moe_rows *rows,
+                    float *residual, size_t residual_stride, xm_selection *selection)
 {
     moe_call call = {.kernels = kernels,
                      .scratch = scratch,
                      .layer = layer,
                      .h = h,
-                     .routers = routers,
                      .rows = rows,
                      .residual = residual,
                      .residual_stride = residual_stride};

@@ -20,6 +20,8 @@
  * its bias. */
 typedef struct {
     int32_t experts, hidden, width; /* E, eff, d */
+    const uint16_t *expert_of;      /* [vocabulary]: the one expert of each token id, with weight 1,
+                                       whatever a request asks for; NULL: the router chooses */
     xm_matrix router;               /* [E x d] */
     const float *router_bias;       /* [E] or NULL */
     xm_gate_rules rules;
@@ -31,6 +33,13 @@ typedef struct {
     const float *down_bias;           /* [E][d] or NULL */
     float output_scale;               /* of what is added to the residual stream */
 } xm_moe_layer;
+
+/* The rows of a step as a router sees them. */
+typedef struct {
+    int32_t count;
+    const xmoe_router *const *routers; /* [count]: of this layer */
+    const int32_t *tokens;             /* [count]; read where token ids choose */
+} xm_moe_rows;
 
 typedef struct xm_moe_scratch xm_moe_scratch;
 
@@ -45,11 +54,9 @@ void xm_moe_scratch_free(xm_moe_scratch *scratch);
 
 /* residual[row * residual_stride + ...] += output_scale * sum over the row's chosen experts e of
  * weight_e * expert_e(h[row]). h holds F32 and, where a router, gate or up matrix wants it, int16
- * rows. routers[row] is the row's router of this layer. The selection is valid until the next call
- * with this scratch. */
+ * rows. The selection is valid until the next call with this scratch. */
 void xm_moe_forward(const xm_kernels *kernels, xm_pool *pool, xm_moe_scratch *scratch,
-                    const xm_moe_layer *layer, const xm_activations *h, int32_t rows,
-                    const xmoe_router *const *routers, float *residual, size_t residual_stride,
-                    xm_selection *selection);
+                    const xm_moe_layer *layer, const xm_activations *h, const xm_moe_rows *rows,
+                    float *residual, size_t residual_stride, xm_selection *selection);
 
 #endif

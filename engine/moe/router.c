@@ -141,7 +141,7 @@ static int32_t make_heap(const xm_gate_rules *rules, const float *scores, int32_
 
 /* --- how many --------------------------------------------------------------------------------- */
 
-/* Bounds on the number of experts, whatever the scores: equal but for a threshold below 1. */
+/* Bounds on the number of experts, whatever the scores: equal where those do not matter. */
 typedef struct {
     int32_t least, most;
     int32_t share; /* ranks that a threshold looks at; 0: all, with scores as they are */
@@ -166,7 +166,10 @@ static count_bounds bounds_of(const xmoe_router *router, const xm_gate_rules *ru
     if (router->type == XMOE_ROUTER_THRESHOLD && rules->trained_top_k > 0)
         bounds.share = bounds.least = bounds.most =
             smaller(larger(rules->trained_top_k, router->max_experts), experts);
-    if (router->type == XMOE_ROUTER_THRESHOLD && !(router->threshold >= 1.0f))
+    else if (router->type == XMOE_ROUTER_THRESHOLD && rules->score == XM_SCORE_SIGMOID)
+        bounds.share = experts;
+    if (router->type == XMOE_ROUTER_SIGMOID ||
+        (router->type == XMOE_ROUTER_THRESHOLD && !(router->threshold >= 1.0f)))
         bounds.least = 1;
     int32_t floor = larger(1, smaller(router->min_experts, experts));
     bounds.least = larger(bounds.least, floor);
@@ -187,6 +190,13 @@ static int32_t count_of_share(float threshold, count_bounds bounds, const float 
     while (count < bounds.most && (count < bounds.least || taken < threshold))
         taken += scores[count++] / total;
     return count;
+}
+
+/* Whether the scores say that no more are taken after those that add up to `taken`. */
+static bool is_enough(const xmoe_router *router, float taken, float next)
+{
+    return router->type == XMOE_ROUTER_SIGMOID ? !(next > router->threshold)
+                                               : !(taken < router->threshold);
 }
 
 static void weigh(const xmoe_router *router, const xm_gate_rules *rules, float *weights,
@@ -213,10 +223,10 @@ int32_t xm_route(const xmoe_router *router, const xm_gate_rules *rules, const fl
     float taken = 0.0f; /* scores of those ranked so far */
 
     for (int32_t left = allowed - 1; left >= 0 && count < ranked; left--) {
-        if (bounds.share == 0 && count >= bounds.least && !(taken < router->threshold))
-            break;
         /* heap[0 .. left] is set; the analyzer loses count. */
         int32_t expert = key_expert(heap[0]); /* NOLINT(clang-analyzer-core.CallAndMessage) */
+        if (bounds.share == 0 && count >= bounds.least && is_enough(router, taken, scores[expert]))
+            break;
         heap[0] = heap[left];
         sift_down(heap, left, 0);
         chosen[count] = (uint16_t)expert;

@@ -23,7 +23,7 @@ typedef struct {
 
 typedef enum {
     XM_SCORE_SOFTMAX, /* over all experts */
-    XM_SCORE_SIGMOID, /* of each expert's own logit (DeepSeek-V3) */
+    XM_SCORE_SIGMOID, /* of each expert's own logit (DeepSeek-V3, DSMoE) */
     /* SparseMixer as Phi-3.5-MoE uses it (Liu et al. 2023): experts rank by logit; the score of one
      * is the softmax over those that do not rank before it and whose logit is within 2 % of its own
      * (see sparse_mixer in router.c). */
@@ -34,7 +34,7 @@ typedef enum {
  * how many experts are taken. */
 typedef struct {
     xm_score score;
-    int32_t trained_top_k;       /* k of a model trained with top-k; 0: with a threshold or dense */
+    int32_t trained_top_k;       /* k of a model trained with top-k; 0: trained otherwise */
     const float *selection_bias; /* [experts]: added to scores for ranking only; or NULL */
     int32_t groups, groups_used; /* experts lie in `groups` equal groups, and only those of the best
                                     groups_used may be chosen; 0: no groups */
@@ -49,10 +49,12 @@ void xm_score_experts(const xm_kernels *kernels, const xm_gate_rules *rules, flo
 
 /* Chooses the experts of one row from its scores[experts]. They rank by score (and bias), ties to
  * the lower index, NaN last. With p the scores: rank r is taken while p_1 + ... + p_{r-1} <
- * threshold (summed in F32 in order of rank), or while r <= top_k, or all; then floor and cap.
+ * threshold (summed in F32 in order of rank), or while r <= top_k, or while p_r > threshold (type
+ * sigmoid; rank 1 always), or all; then floor and cap.
  *
  * Of a model trained with top-k, a threshold looks at the first k ranks only (max_experts, if that
- * is more), with p divided by their sum: threshold 1 is the model as trained.
+ * is more), with p divided by their sum: threshold 1 is the model as trained. Sigmoids of a model
+ * that was not are divided by the sum over all experts.
  *
  * Weights are the scores of those chosen, divided by their sum where router->normalize, times
  * weight_scale. Returns how many; at least 1. */

@@ -224,22 +224,27 @@ static xm_block_hash mix(xm_block_hash hash, uint64_t word)
 }
 
 /* What a router does, in a form that is equal for equal behaviour: either always the same number
- * of experts (type top_k, no bounds), or a threshold below 1 with the bounds that can matter. */
-static xmoe_router canonical(xmoe_router r, int32_t experts)
+ * of experts (type top_k, no bounds), or a threshold below 1 with the bounds that can matter. A
+ * threshold without a cap takes at most the choices that a model was trained with. */
+static xmoe_router canonical(xmoe_router r, int32_t experts, int32_t trained_top_k)
 {
-    int32_t floor = r.min_experts < 1 ? 1 : r.min_experts;
-    int32_t cap = r.max_experts <= 0 || r.max_experts > experts ? experts : r.max_experts;
+    int32_t floor = r.min_experts < 1 ? 1 : r.min_experts, most = experts;
+    if (r.type == XMOE_ROUTER_THRESHOLD && r.max_experts <= 0 && trained_top_k > 0)
+        most = floor > trained_top_k ? floor : trained_top_k;
+    int32_t cap = r.max_experts <= 0 || r.max_experts > experts ? most : r.max_experts;
     floor = floor > cap ? cap : floor;
     int32_t fixed = 0;
     if (floor == cap)
         fixed = cap;
+    else if (r.type == XMOE_ROUTER_SIGMOID && r.threshold >= 1)
+        fixed = floor;
     else if (r.type == XMOE_ROUTER_DENSE || (r.type == XMOE_ROUTER_THRESHOLD && r.threshold >= 1))
         fixed = cap;
     else if (r.type == XMOE_ROUTER_TOP_K)
         fixed = r.top_k < floor ? floor : r.top_k > cap ? cap : r.top_k;
     if (fixed > 0)
         return (xmoe_router){.type = XMOE_ROUTER_TOP_K, .top_k = fixed, .normalize = r.normalize};
-    return (xmoe_router){.type = XMOE_ROUTER_THRESHOLD,
+    return (xmoe_router){.type = r.type, /* threshold or sigmoid */
                          .threshold = r.threshold,
                          .min_experts = floor,
                          .max_experts = cap,
@@ -248,11 +253,11 @@ static xmoe_router canonical(xmoe_router r, int32_t experts)
 
 xm_block_hash xm_block_hash_root(const xm_block_pool *pool, const xmoe_routing *routing,
                                  const int32_t *moe_layers, int32_t moe_layer_count,
-                                 int32_t experts)
+                                 int32_t experts, int32_t trained_top_k)
 {
     xm_block_hash hash = mix((xm_block_hash){pool->secret, ~pool->secret}, pool->secret);
     for (int32_t i = 0; i < moe_layer_count; i++) {
-        xmoe_router r = canonical(routing->layers[moe_layers[i]], experts);
+        xmoe_router r = canonical(routing->layers[moe_layers[i]], experts, trained_top_k);
         uint32_t threshold;
         memcpy(&threshold, &r.threshold, sizeof threshold);
         hash = mix(hash, (uint64_t)r.type << 33 | (uint64_t)r.normalize << 32 | threshold);

@@ -49,10 +49,11 @@ int32_t xm_block_pool_available(const xm_block_pool *pool);
 
 /* Where the chain of a sequence with this routing begins. Routers that always choose the same
  * experts have equal roots (top_k over all experts, a threshold >= 1 and dense, for example).
- * moe_layers[moe_layer_count] are the layers that count. */
+ * moe_layers[moe_layer_count] are the layers that count. trained_top_k: k of a model trained with
+ * top-k, whose thresholds begin at its k choices; 0: of another. */
 xm_block_hash xm_block_hash_root(const xm_block_pool *pool, const xmoe_routing *routing,
                                  const int32_t *moe_layers, int32_t moe_layer_count,
-                                 int32_t experts);
+                                 int32_t experts, int32_t trained_top_k);
 /* The hash of the block behind parent with these XM_KV_TOKENS tokens. */
 xm_block_hash xm_block_hash_next(xm_block_hash parent, const int32_t *tokens);
 

@@ -17,13 +17,15 @@ typedef struct {
     uint64_t step;
     uint64_t vocabulary;
     uint64_t seed;
-    int64_t shape[13]; /* integers of the shape, in order; see fill_header */
+    int64_t shape[14]; /* integers of the shape, in order; see make_header */
     float threshold, epsilon;
 } checkpoint_header;
 
 static const char *const shape_names[] = {
-    "vocabulary",          "context",   "width",  "blocks", "heads",     "feed_forward", "experts",
-    "expert_feed_forward", "moe_every", "router", "top_k",  "sequences", "architecture"};
+    "vocabulary", "context",      "width",   "blocks",
+    "heads",      "feed_forward", "experts", "expert_feed_forward",
+    "moe_every",  "router",       "gate",    "top_k",
+    "sequences",  "architecture"};
 
 static checkpoint_header make_header(const xm_checkpoint *c)
 {
@@ -35,7 +37,7 @@ static checkpoint_header make_header(const xm_checkpoint *c)
     header.step = c->step;
     header.vocabulary = c->identity.vocabulary;
     header.seed = c->identity.seed;
-    const int64_t shape[13] = {s->vocabulary,
+    const int64_t shape[14] = {s->vocabulary,
                                s->context,
                                s->width,
                                s->blocks,
@@ -45,6 +47,7 @@ static checkpoint_header make_header(const xm_checkpoint *c)
                                s->expert_feed_forward,
                                s->moe_every,
                                (int64_t)s->router,
+                               (int64_t)s->gate,
                                s->top_k,
                                c->identity.sequences,
                                (int64_t)s->architecture};

@@ -4,6 +4,7 @@
 #include "train/model_file.h"
 
 #include "base/memory.h"
+#include "train/gate_hash.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -23,7 +24,8 @@ static void write_router_keys(xm_gguf_writer *writer, const xm_network_shape *s)
     xm_gguf_writer_u32(writer, key_of(name, s, "expert_count"), (uint32_t)s->experts);
     xm_gguf_writer_u32(writer, key_of(name, s, "expert_feed_forward_length"),
                        (uint32_t)s->expert_feed_forward);
-    xm_gguf_writer_string(writer, key_of(name, s, "router.type"), xmoe_router_type_name(s->router));
+    xm_gguf_writer_string(writer, key_of(name, s, "router.type"),
+                          xm_router_kind_of(s->gate, s->router)->name);
     xm_gguf_writer_f32(writer, key_of(name, s, "router.threshold"), s->threshold);
     /* Who knows no other router takes these many of the best: of the families' files all, where
      * the network was trained with a threshold. */
@@ -155,6 +157,8 @@ static xmoe_status read_pattern(const xm_gguf *file, xm_network_shape *s, xmoe_e
         char name[64];
         snprintf(name, sizeof name, "blk.%d.ffn_gate_inp.weight", block);
         bool moe = xm_gguf_find_tensor(file, name) != NULL;
+        snprintf(name, sizeof name, "blk.%d.ffn_hash.weight", block);
+        moe = moe || xm_gguf_find_tensor(file, name) != NULL;
         if (moe && s->moe_every == 0)
             s->moe_every = block + 1;
         if (moe != (s->moe_every > 0 && block % s->moe_every == s->moe_every - 1))
@@ -184,11 +188,14 @@ static xmoe_status read_router(const xm_gguf *file, xm_network_shape *s, xmoe_er
             xm_gguf_get_bool(file, key_of(key, s, "router.normalize"), &normalize, &found, error);
     if (status != XMOE_OK)
         return status;
-    char name[32];
-    snprintf(name, sizeof name, "%.*s", type.length < 31 ? (int)type.length : 31, type.data);
-    if (!xmoe_router_type_parse(name, &s->router))
-        return xm_fail(error, XMOE_ERROR_FORMAT, "xmoe.router.type is \"%s\"", name);
-    s->top_k = top_k < 4096 ? (int32_t)top_k : 4096;
+    const xm_router_kind *kind = xm_router_kind_by_name(type.data, type.length);
+    if (kind == NULL)
+        return xm_fail(error, XMOE_ERROR_FORMAT,
+                       "xmoe.router.type is \"%.*s\", expected " XM_ROUTER_KIND_NAMES,
+                       type.length < 31 ? (int)type.length : 31, type.data);
+    s->gate = kind->gate;
+    s->router = kind->chooses;
+    s->top_k = kind->top_k > 0 ? kind->top_k : top_k < 4096 ? (int32_t)top_k : 4096;
     if (normalize)
         return xm_fail(error, XMOE_ERROR_UNSUPPORTED,
                        "xmoe.router.normalize: the trainer does not normalise chosen weights");
@@ -244,6 +251,11 @@ xmoe_status xm_model_file_read(const xm_gguf *file, const xm_network *network, f
                                (unsigned long long)tensor->shape[j],
                                (unsigned long long)p->shape[j]);
         xm_weights_to_f32(tensor->traits, tensor->data, parameters + p->offset, p->count);
+        xmoe_status status =
+            p->fixed ? xm_hash_check(p, parameters + p->offset, network->shape.experts, error)
+                     : XMOE_OK;
+        if (status != XMOE_OK)
+            return status;
     }
     return XMOE_OK;
 }

@@ -52,10 +52,10 @@ static void expert_forward_task(void *context, int32_t task, int32_t thread)
                u, w->hidden);
     if (w->up_bias != NULL)
         xm_rows_add_bias(u, w->up_bias + e * hidden, (size_t)rows, hidden, hidden);
-    if (w->gate != NULL) {
+    if (w->expert_gate != NULL) {
         float *v = job->layer->gates + first * hidden;
-        xm_gemm_nt(rows, w->hidden, w->width, h, w->width, w->gate + e * hidden * width, w->width,
-                   0.0f, v, w->hidden);
+        xm_gemm_nt(rows, w->hidden, w->width, h, w->width, w->expert_gate + e * hidden * width,
+                   w->width, 0.0f, v, w->hidden);
         xm_row_swiglu(a, v, u, (size_t)rows * hidden);
     } else {
         xm_row_gelu(a, u, (size_t)rows * hidden);
@@ -85,7 +85,7 @@ static void combine_task(void *context, int32_t task, int32_t thread)
 
 void xm_train_moe_forward(xm_pool *pool, const xm_train_moe_weights *weights,
                           xm_train_moe_layer *layer, xm_train_moe_scratch *scratch, const float *h,
-                          const float *residual, float *y)
+                          const int32_t *tokens, const float *residual, float *y)
 {
     moe_job job = {.weights = weights,
                    .layer = layer,
@@ -94,9 +94,7 @@ void xm_train_moe_forward(xm_pool *pool, const xm_train_moe_weights *weights,
                    .residual = residual,
                    .y = y};
     int32_t rows = layer->routes.rows;
-    xm_linear_forward(pool, h, weights->router, NULL, layer->routes.probabilities, rows,
-                      weights->width, weights->experts);
-    xm_routes_choose(&layer->routes, pool);
+    xm_train_gate_forward(pool, &weights->gate, h, tokens, &layer->routes);
     xm_pool_run(pool, weights->experts, expert_forward_task, &job);
     xm_pool_run(pool, (rows + ROW_TASK - 1) / ROW_TASK, combine_task, &job);
 }
@@ -117,7 +115,7 @@ static void differentiate_activation(const moe_job *job, size_t expert, size_t f
         float *dgate = &job->scratch->dgate[first + i];
         *dgate = xm_row_dot(c_row, a_row, hidden);
         xm_row_scale(a_row, a_row, gate, hidden);
-        if (w->gate != NULL) {
+        if (w->expert_gate != NULL) {
             float *dv = job->scratch->dgates + at;
             memcpy(dv, c_row, hidden * sizeof *dv);
             xm_row_swiglu_backward(dv, c_row, dv, layer->gates + at, layer->before + at, gate,
@@ -161,13 +159,13 @@ static void expert_backward_task(void *context, int32_t task, int32_t thread)
         xm_rows_column_sums(g->up_bias + e * hidden, c, (size_t)rows, hidden, hidden);
     xm_gemm_nn(rows, w->width, w->hidden, c, w->hidden, w->up + matrix, w->width, 0.0f, dh,
                w->width);
-    if (w->gate == NULL)
+    if (w->expert_gate == NULL)
         return;
     const float *dv = job->scratch->dgates + first * hidden;
-    xm_gemm_tn(w->hidden, w->width, rows, dv, w->hidden, h, w->width, 1.0f, g->gate + matrix,
+    xm_gemm_tn(w->hidden, w->width, rows, dv, w->hidden, h, w->width, 1.0f, g->expert_gate + matrix,
                w->width);
-    xm_gemm_nn(rows, w->width, w->hidden, dv, w->hidden, w->gate + matrix, w->width, 1.0f, dh,
-               w->width);
+    xm_gemm_nn(rows, w->width, w->hidden, dv, w->hidden, w->expert_gate + matrix, w->width, 1.0f,
+               dh, w->width);
 }
 
 static void collect_task(void *context, int32_t task, int32_t thread)
@@ -201,9 +199,6 @@ void xm_train_moe_backward(xm_pool *pool, const xm_train_moe_weights *weights,
     int32_t rows = layer->routes.rows;
     xm_pool_run(pool, weights->experts, expert_backward_task, &job);
     xm_pool_run(pool, (rows + ROW_TASK - 1) / ROW_TASK, collect_task, &job);
-    xm_routes_backward(&layer->routes, pool, scratch->dgate, scratch->dlogits);
-    xm_linear_backward_weight(pool, scratch->dlogits, h, gradients->router, NULL, rows,
-                              weights->width, weights->experts);
-    xm_linear_backward_input(pool, scratch->dlogits, weights->router, dh, rows, weights->width,
-                             weights->experts, true);
+    xm_train_gate_backward(pool, &weights->gate, &gradients->gate, h, &layer->routes,
+                           scratch->dgate, scratch->dlogits, dh);
 }

@@ -8,17 +8,19 @@
 #ifndef XM_TRAIN_MOE_H
 #define XM_TRAIN_MOE_H
 
-#include "train/routes.h"
+#include "train/gate.h"
 
 typedef struct {
     int32_t width, hidden, experts;
-    /* parameters: [E][d], [E][hidden][d], [E][hidden][d], [E][hidden], [E][d][hidden], [E][d].
-     * gate NULL: GELU, else SwiGLU; biases NULL: none. */
-    const float *router, *gate, *up, *up_bias, *down, *down_bias;
+    xm_train_gate gate; /* the router's */
+    /* parameters: [E][hidden][d], [E][hidden][d], [E][hidden], [E][d][hidden], [E][d].
+     * expert_gate NULL: GELU, else SwiGLU; biases NULL: none. */
+    const float *expert_gate, *up, *up_bias, *down, *down_bias;
 } xm_train_moe_weights;
 
 typedef struct {
-    float *router, *gate, *up, *up_bias, *down, *down_bias; /* same shapes, accumulated */
+    xm_train_gate_gradients gate;
+    float *expert_gate, *up, *up_bias, *down, *down_bias; /* same shapes, accumulated */
 } xm_train_moe_gradients;
 
 /* What the backward pass needs of the forward pass. Layers that are never differentiated may share
@@ -41,10 +43,11 @@ typedef struct {
     float *dlogits; /* [rows][experts] */
 } xm_train_moe_scratch;
 
-/* y = residual + sum over kept experts of gate * expert(h); h, residual, y: [rows][width]. */
+/* y = residual + sum over kept experts of gate * expert(h); h, residual, y: [rows][width]; tokens:
+ * [rows]. */
 void xm_train_moe_forward(xm_pool *pool, const xm_train_moe_weights *weights,
                           xm_train_moe_layer *layer, xm_train_moe_scratch *scratch, const float *h,
-                          const float *residual, float *y);
+                          const int32_t *tokens, const float *residual, float *y);
 /* dh is overwritten. */
 void xm_train_moe_backward(xm_pool *pool, const xm_train_moe_weights *weights,
                            xm_train_moe_gradients *gradients, const xm_train_moe_layer *layer,

@@ -5,6 +5,7 @@
 
 #include "base/memory.h"
 #include "base/random.h"
+#include "train/gate_hash.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -35,6 +36,11 @@ static xmoe_status check_architecture(const xm_network_shape *s, xmoe_error *err
     if (s->architecture == XM_ARCHITECTURE_XMOE)
         return XMOE_OK;
     const char *name = xm_architecture_name(s->architecture);
+    if (s->gate != XM_GATE_SOFTMAX)
+        return xm_fail_argument(error, "router",
+                                "%s: its files know no routers but threshold, "
+                                "top_k and dense",
+                                name);
     if (s->width / s->heads % 2 != 0)
         return xm_fail_argument(error, "heads",
                                 "%s: rotary positions need an even head size, not %d", name,
@@ -72,6 +78,15 @@ static xmoe_status check_shape(const xm_network_shape *s, xmoe_error *error)
     if (s->width % s->heads != 0)
         return xm_fail_argument(error, "heads", "width %d is not a multiple of heads %d", s->width,
                                 s->heads);
+    if (xm_router_kind_of(s->gate, s->router) == NULL)
+        return xm_fail_argument(error, "router", "gate %d and router type %d do not go together",
+                                (int)s->gate, (int)s->router);
+    if (s->gate == XM_GATE_BASE || s->gate == XM_GATE_HASH) {
+        int32_t k = xm_router_kind_of(s->gate, s->router)->top_k;
+        if (s->top_k != k)
+            return xm_fail_argument(error, "top_k", "top_k is %d, must be %d with this router",
+                                    s->top_k, k);
+    }
     if (!(s->threshold > 0.0f && s->threshold <= 1.0f))
         return xm_fail_argument(error, "threshold", "threshold is %g, must be in (0, 1]",
                                 (double)s->threshold);
@@ -171,8 +186,15 @@ static void append_ffn(xm_network *network, int32_t block, const char *suffix, i
 static void append_router(xm_network *network, int32_t block)
 {
     const xm_network_shape *s = &network->shape;
+    xm_block_offsets *o = &network->blocks[block];
     char name[64];
-    network->blocks[block].router_weight =
+    o->router_weight = o->hash = XM_NO_TENSOR;
+    if (s->gate == XM_GATE_HASH) {
+        o->hash = append(network, block_name(name, block, "ffn_hash.weight"), s->vocabulary, 0, 0);
+        network->parameters[network->parameter_count - 1].fixed = true;
+        return;
+    }
+    o->router_weight =
         append_matrix(network, block_name(name, block, "ffn_gate_inp.weight"), s->width, s->experts,
                       0, s->router_std / sqrtf((float)s->width));
     network->parameters[network->parameter_count - 1].matrix = false; /* F32 in every file */
@@ -278,6 +300,10 @@ void xm_network_init(const xm_network *network, uint64_t seed, float *parameters
     for (int32_t i = 0; i < network->parameter_count; i++) {
         const xm_parameter *p = &network->parameters[i];
         float *values = parameters + p->offset;
+        if (p->fixed) {
+            xm_hash_scatter(seed, (uint64_t)i, network->shape.experts, p->count, values);
+            continue;
+        }
         for (size_t j = 0; j < p->count; j++)
             values[j] = p->init_std > 0.0f
                             ? p->init_std * (float)xm_random_normal(seed, (uint64_t)i, j)
@@ -308,11 +334,12 @@ double xm_network_forward_flops(const xm_network *network, double mean_active)
     const xm_network_shape *s = &network->shape;
     double d = s->width, flops = 2.0 * d * s->vocabulary;
     double matrices = s->architecture == XM_ARCHITECTURE_XMOE ? 2.0 : 3.0; /* of an FFN */
+    double gate = s->gate == XM_GATE_HASH ? 0 : 2.0 * d * s->experts;
     for (int32_t block = 0; block < s->blocks; block++) {
         flops += 2.0 * d * 4.0 * d + 2.0 * d * s->context; /* causal: half of the scores */
-        flops += network->blocks[block].moe ? 2.0 * d * s->experts + mean_active * matrices * 2.0 *
-                                                                         d * s->expert_feed_forward
-                                            : matrices * 2.0 * d * s->feed_forward;
+        flops += network->blocks[block].moe
+                     ? gate + mean_active * matrices * 2.0 * d * s->expert_feed_forward
+                     : matrices * 2.0 * d * s->feed_forward;
     }
     return flops;
 }

@@ -9,6 +9,7 @@
 #define XM_TRAIN_NETWORK_H
 
 #include "base/error.h"
+#include "format/router_kind.h"
 
 /* What a block is made of; by name, the general.architecture of the network's files. */
 typedef enum {
@@ -36,11 +37,12 @@ typedef struct {
     int32_t expert_feed_forward; /* hidden size of one expert */
     int32_t moe_every;           /* block b is MoE if b % moe_every == moe_every - 1; 0: none */
     float epsilon;               /* of norms */
-    xmoe_router_type router;
-    float threshold;  /* router type threshold */
-    int32_t top_k;    /* router type top_k */
-    float init_std;   /* standard deviation of initial matrices */
-    float router_std; /* standard deviation of the router's logits at the start */
+    xm_gate gate;                /* gate and router are a row of format/router_kind.h */
+    xmoe_router_type router;     /* how experts are chosen from the gate's scores */
+    float threshold;             /* of routers threshold and sigmoid */
+    int32_t top_k;               /* of router top_k */
+    float init_std;              /* standard deviation of initial matrices */
+    float router_std;            /* standard deviation of the router's logits at the start */
 } xm_network_shape;
 
 typedef struct {
@@ -53,6 +55,7 @@ typedef struct {
     float init_value; /* the constant */
     bool decay;       /* weight decay applies */
     bool matrix;      /* stored in the file's weight type; else F32 */
+    bool fixed;       /* not trained: its gradient stays 0 */
 } xm_parameter;
 
 /* The offset of a tensor that the architecture does not have. */
@@ -66,7 +69,8 @@ typedef struct {
     size_t attn_qkv_weight, attn_qkv_bias;         /* [3d][d], [3d] */
     size_t attn_output_weight, attn_output_bias;   /* [d][d], [d] */
     size_t ffn_norm_weight, ffn_norm_bias;         /* [d] */
-    size_t router_weight;                          /* [E][d] */
+    size_t router_weight;                          /* [E][d]; not of gate hash */
+    size_t hash;                                   /* gate hash: [vocabulary] experts of tokens */
     size_t gate_weight;                            /* [E][ff][d] */
     size_t up_weight, up_bias;                     /* [E][ff][d], [E][ff] */
     size_t down_weight, down_bias;                 /* [E][d][ff], [E][d] */

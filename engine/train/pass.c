@@ -75,14 +75,21 @@ static float *gradient_at(float *gradients, size_t offset)
     return offset == XM_NO_TENSOR ? NULL : gradients + offset;
 }
 
+const xm_routes *xm_pass_routes(const xm_pass *pass, int32_t block)
+{
+    return &pass->blocks[block].moe.routes;
+}
+
 static xm_train_moe_weights moe_weights(const xm_network *network, const xm_block_offsets *o,
                                         const float *parameters)
 {
     return (xm_train_moe_weights){.width = network->shape.width,
                                   .hidden = network->shape.expert_feed_forward,
                                   .experts = network->shape.experts,
-                                  .router = parameters + o->router_weight,
-                                  .gate = weight_at(parameters, o->gate_weight),
+                                  .gate = {.width = network->shape.width,
+                                           .weight = weight_at(parameters, o->router_weight),
+                                           .expert_of = weight_at(parameters, o->hash)},
+                                  .expert_gate = weight_at(parameters, o->gate_weight),
                                   .up = parameters + o->up_weight,
                                   .up_bias = weight_at(parameters, o->up_bias),
                                   .down = parameters + o->down_weight,
@@ -135,7 +142,7 @@ static void forward_block(xm_pass *pass, const float *p, int32_t block)
     if (o->moe) {
         xm_train_moe_weights weights = moe_weights(pass->network, o, p);
         xm_train_moe_forward(pass->pool, &weights, &state->moe, &pass->moe, state->ffn_norm,
-                             state->x_mid, x_next);
+                             pass->tokens, state->x_mid, x_next);
         return;
     }
     xm_linear_forward(pass->pool, state->ffn_norm, p + o->up_weight, weight_at(p, o->up_bias),
@@ -221,8 +228,8 @@ static void backward_ffn(xm_pass *pass, const float *p, float *g, int32_t block)
     int32_t rows = pass->rows, d = s->width;
     if (o->moe) {
         xm_train_moe_weights weights = moe_weights(pass->network, o, p);
-        xm_train_moe_gradients gradients = {.router = g + o->router_weight,
-                                            .gate = gradient_at(g, o->gate_weight),
+        xm_train_moe_gradients gradients = {.gate = {.weight = gradient_at(g, o->router_weight)},
+                                            .expert_gate = gradient_at(g, o->gate_weight),
                                             .up = g + o->up_weight,
                                             .up_bias = gradient_at(g, o->up_bias),
                                             .down = g + o->down_weight,
@@ -284,6 +291,7 @@ static void measure_routing(const xm_pass *pass, const int32_t *targets, xm_pass
         dropped += (double)routes->dropped;
         result->balance_loss += (double)routes->balance_loss;
         result->entropy += (double)routes->entropy;
+        result->sparsity += (double)routes->sparsity;
     }
     result->dropped = wanted > 0 ? dropped / wanted : 0;
 }
@@ -294,6 +302,7 @@ void xm_pass_run(xm_pass *pass, const float *parameters, const int32_t *tokens,
     const xm_network *network = pass->network;
     const xm_network_shape *s = &network->shape;
     *result = (xm_pass_result){0};
+    pass->tokens = tokens;
     embed(pass, parameters, tokens, pass->blocks[0].x_in);
     for (int32_t block = 0; block < s->blocks; block++)
         forward_block(pass, parameters, block);

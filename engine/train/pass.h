@@ -2,8 +2,8 @@
  * pass.h - the whole network over a batch of sequences, forward and backward.
  *
  * A pass owns every activation and all scratch, sized once; running it allocates nothing. Gradients
- * are those of  mean loss + sum over MoE layers of (balance_weight * balance loss + entropy_weight
- * * entropy)  and are added to the array given. One thread at a time may use a pass.
+ * are those of  mean loss + sum over MoE layers of the weighted auxiliary losses (routes.h)  and
+ * are added to the array given. One thread at a time may use a pass.
  */
 #ifndef XM_TRAIN_PASS_H
 #define XM_TRAIN_PASS_H
@@ -19,6 +19,7 @@ typedef struct {
     int64_t tokens;      /* counted: target >= 0 */
     double balance_loss; /* sum over MoE layers, not weighted */
     double entropy;      /* likewise; 0 unless its weight is set */
+    double sparsity;     /* likewise */
     double dropped;      /* share of wanted (row, expert) pairs */
     /* per block: wanted experts, summed over the counted rows; 0 for dense blocks */
     double active[XMOE_MAX_LAYERS];
@@ -31,7 +32,7 @@ typedef struct {
     int32_t sequences, length;
     float capacity_factor;
     int32_t min_capacity;
-    float balance_weight, entropy_weight;
+    float balance_weight, entropy_weight, sparsity_weight;
     bool training, recompute;
 } xm_pass_options;
 
@@ -46,6 +47,8 @@ void xm_pass_run(xm_pass *pass, const float *parameters, const int32_t *tokens,
 
 /* After a run: the loss of each row. */
 const float *xm_pass_losses(const xm_pass *pass);
+/* After a run: what the router of a MoE block decided. */
+const xm_routes *xm_pass_routes(const xm_pass *pass, int32_t block);
 /* After a run with a loss that is not finite: where the first such value is, as "block 3, FFN". */
 void xm_pass_name_nonfinite(const xm_pass *pass, char *place, size_t size);
 

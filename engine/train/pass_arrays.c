@@ -43,13 +43,16 @@ static xmoe_status create_moe(xm_pass *pass, xm_block_state *state, const xm_blo
                               xmoe_error *error)
 {
     const xm_network_shape *s = &pass->network->shape;
-    const xm_route_rule rule = {.type = s->router,
+    const xm_route_rule rule = {.gate = s->gate,
+                                .type = s->router,
                                 .threshold = s->threshold,
                                 .top_k = s->top_k,
                                 .capacity_factor = pass->options.capacity_factor,
                                 .min_capacity = pass->options.min_capacity,
                                 .balance_weight = pass->options.balance_weight,
-                                .entropy_weight = pass->options.entropy_weight};
+                                .entropy_weight = pass->options.entropy_weight,
+                                .sparsity_weight = pass->options.sparsity_weight,
+                                .training = pass->options.training};
     xmoe_status status = xm_routes_create(&rule, pass->rows, s->experts, &state->moe.routes, error);
     if (status != XMOE_OK)
         return status;

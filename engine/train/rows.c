@@ -196,6 +196,12 @@ XM_CLONES void xm_row_softmax_backward(float *restrict dp, const float *restrict
         dp[i] = p[i] * (dp[i] - mean_dp) * scale;
 }
 
+XM_CLONES void xm_row_sigmoid(float *x, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        x[i] = 1.0f / (1.0f + exp_approximation(-x[i]));
+}
+
 #define GELU_TWO_C 1.59576912f /* 2 * sqrt(2 / pi) */
 #define GELU_CUBIC 0.044715f
 

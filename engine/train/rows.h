@@ -33,6 +33,9 @@ void xm_row_exp(float *x, float scale, float log_sum, size_t count);
 /* ds = p * (dp - mean_dp) * scale, into dp */
 void xm_row_softmax_backward(float *dp, const float *p, float mean_dp, float scale, size_t count);
 
+/* x = 1 / (1 + exp(-x)) */
+void xm_row_sigmoid(float *x, size_t count);
+
 /* GELU in its tanh form: x * sigmoid(2c(x + 0.044715 x^3)), c = sqrt(2/pi). */
 void xm_row_gelu(float *y, const float *x, size_t count);
 /* dx = scale * dy * gelu'(x); dx may be dy */

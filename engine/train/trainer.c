@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "train/checkpoint.h"
+#include "train/gate_hash.h"
 #include "train/gemm_peak.h"
 
 #include <math.h>
@@ -67,6 +68,7 @@ static xmoe_status create_groups(xm_trainer *trainer, xmoe_error *error)
                                   .min_capacity = o->min_capacity,
                                   .balance_weight = o->balance_weight,
                                   .entropy_weight = o->entropy_weight,
+                                  .sparsity_weight = o->sparsity_weight,
                                   .training = true,
                                   .recompute = o->recompute};
     for (int32_t group = 0; group < trainer->own_groups; group++) {
@@ -81,11 +83,28 @@ static xmoe_status create_groups(xm_trainer *trainer, xmoe_error *error)
     return XMOE_OK;
 }
 
+/* Tables of hash layers from how often each token occurs in the training texts. */
+static xmoe_status balance_hash(xm_trainer *trainer, xmoe_error *error)
+{
+    size_t vocabulary = (size_t)trainer->network->shape.vocabulary;
+    uint64_t *counts = xm_calloc(vocabulary, sizeof *counts);
+    if (counts == NULL)
+        return xm_fail_memory(error, "token counts", vocabulary * sizeof *counts);
+    for (int32_t i = 0; i < trainer->corpus->domain_count; i++)
+        for (size_t j = 0; j < trainer->corpus->train[i].count; j++)
+            counts[trainer->corpus->train[i].tokens[j]]++;
+    xmoe_status status = xm_hash_balance(trainer->network, trainer->options.seed, counts,
+                                         trainer->parameters, error);
+    xm_free(counts);
+    return status;
+}
+
 static xmoe_status initialise(xm_trainer *trainer, xmoe_error *error)
 {
     if (trainer->options.init == NULL) {
         xm_network_init(trainer->network, trainer->options.seed, trainer->parameters);
-        return XMOE_OK;
+        return trainer->network->shape.gate == XM_GATE_HASH ? balance_hash(trainer, error)
+                                                            : XMOE_OK;
     }
     xm_gguf *file = NULL;
     xmoe_status status = xm_gguf_open(trainer->options.init, &file, error);
@@ -316,6 +335,7 @@ static void combine_results(const xm_trainer *trainer, xm_pass_result *total)
         total->loss += share * result->loss;
         total->balance_loss += share * result->balance_loss;
         total->entropy += share * result->entropy;
+        total->sparsity += share * result->sparsity;
         total->dropped += share * result->dropped;
         total->tokens += result->tokens;
         for (int32_t block = 0; block < trainer->network->shape.blocks; block++)

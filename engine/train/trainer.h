@@ -26,7 +26,7 @@ typedef struct {
     xm_optimizer_rule rule;
     float capacity_factor; /* 0: none */
     int32_t min_capacity;
-    float balance_weight, entropy_weight;
+    float balance_weight, entropy_weight, sparsity_weight;
     bool recompute; /* activations are made again in the backward pass: less memory */
     uint64_t seed;
     const char *init;      /* GGUF file to start from, or NULL: random */

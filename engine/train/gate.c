@@ -1,0 +1,31 @@
+/*
+ * gate.c - see gate.h.
+ */
+#include "train/gate.h"
+
+#include "train/linear.h"
+
+void xm_train_gate_forward(xm_pool *pool, const xm_train_gate *gate, const float *h,
+                           const int32_t *tokens, xm_routes *routes)
+{
+    if (routes->rule.gate == XM_GATE_HASH) {
+        xm_routes_look_up(routes, gate->expert_of, tokens);
+        return;
+    }
+    xm_linear_forward(pool, h, gate->weight, NULL, routes->probabilities, routes->rows, gate->width,
+                      routes->experts);
+    xm_routes_choose(routes, pool);
+}
+
+void xm_train_gate_backward(xm_pool *pool, const xm_train_gate *gate,
+                            xm_train_gate_gradients *gradients, const float *h,
+                            const xm_routes *routes, const float *dgate, float *dlogits, float *dh)
+{
+    if (routes->rule.gate == XM_GATE_HASH)
+        return;
+    xm_routes_backward(routes, pool, dgate, dlogits);
+    xm_linear_backward_weight(pool, dlogits, h, gradients->weight, NULL, routes->rows, gate->width,
+                              routes->experts);
+    xm_linear_backward_input(pool, dlogits, gate->weight, dh, routes->rows, gate->width,
+                             routes->experts, true);
+}

@@ -1,0 +1,29 @@
+/*
+ * gate.h - the first half of a MoE layer's router in training: from its rows h to the logits of the
+ * experts, and back. What logits become, and which experts are chosen, is routes.h.
+ */
+#ifndef XM_TRAIN_GATE_H
+#define XM_TRAIN_GATE_H
+
+#include "train/routes.h"
+
+/* Parameters of one layer; which of them there are depends on the gate. */
+typedef struct {
+    int32_t width;          /* d */
+    const float *weight;    /* [E][d] */
+    const float *expert_of; /* gate hash: [vocabulary] */
+} xm_train_gate;
+
+typedef struct {
+    float *weight; /* accumulated */
+} xm_train_gate_gradients;
+
+/* Routes the rows h [rows][d] with these token ids. */
+void xm_train_gate_forward(xm_pool *pool, const xm_train_gate *gate, const float *h,
+                           const int32_t *tokens, xm_routes *routes);
+/* dgate: of each slot; dlogits: scratch [rows][E]. dh += ... */
+void xm_train_gate_backward(xm_pool *pool, const xm_train_gate *gate,
+                            xm_train_gate_gradients *gradients, const float *h,
+                            const xm_routes *routes, const float *dgate, float *dlogits, float *dh);
+
+#endif

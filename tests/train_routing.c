@@ -1,0 +1,110 @@
+/* train_routing.c - see train_routing.h. */
+#include "train_routing.h"
+
+#include <math.h>
+#include <string.h>
+
+static void choose(const xm_network_shape *s, const double *p, int *rank)
+{
+    double before = 0;
+    memset(rank, 0, EXPERTS * sizeof *rank);
+    for (int r = 1; r <= EXPERTS; r++) {
+        bool take =
+            s->router == XMOE_ROUTER_DENSE || (s->router == XMOE_ROUTER_TOP_K && r <= s->top_k) ||
+            (s->router == XMOE_ROUTER_THRESHOLD && (r == 1 || before < (double)s->threshold));
+        int best = -1;
+        for (int e = 0; e < EXPERTS; e++)
+            if (rank[e] == 0 && (best < 0 || p[e] > p[best]))
+                best = e;
+        if (s->router == XMOE_ROUTER_SIGMOID)
+            take = r == 1 || p[best] > (double)s->threshold;
+        if (!take)
+            break;
+        rank[best] = r;
+        before += p[best];
+    }
+}
+
+/* Each expert keeps those of its rows for which fewer than capacity others come first. */
+static void limit(routing *r, int capacity)
+{
+    for (int e = 0; e < EXPERTS; e++)
+        for (int row = 0; row < ROWS; row++) {
+            int first = 0;
+            for (int other = 0; other < ROWS; other++)
+                first += r->rank[other][e] > 0 &&
+                         (r->rank[other][e] < r->rank[row][e] ||
+                          (r->rank[other][e] == r->rank[row][e] && r->p[other][e] > r->p[row][e]));
+            r->kept[row][e] = r->rank[row][e] > 0 && first < capacity;
+        }
+}
+
+static double auxiliary(const batch_problem *problem, const routing *r)
+{
+    double balance = 0, entropy = 0;
+    for (int e = 0; e < EXPERTS; e++) {
+        double mean = 0, top = 0;
+        for (int row = 0; row < ROWS; row++) {
+            mean += r->p[row][e] / ROWS;
+            bool best = true;
+            for (int other = 0; other < EXPERTS; other++)
+                best = best && r->p[row][other] <= r->p[row][e];
+            top += best ? 1.0 / ROWS : 0;
+            entropy -= r->p[row][e] * log(r->p[row][e]) / ROWS;
+        }
+        balance += EXPERTS * mean * top;
+    }
+    return (double)problem->options.balance_weight * balance +
+           (double)problem->options.entropy_weight * entropy;
+}
+
+static void score(xm_gate gate, const double *z, double *p)
+{
+    double sum = 0;
+    for (int e = 0; e < EXPERTS; e++)
+        sum += exp(z[e]);
+    for (int e = 0; e < EXPERTS; e++)
+        p[e] = gate == XM_GATE_SIGMOID ? 1 / (1 + exp(-z[e])) : exp(z[e]) / sum;
+}
+
+/* Gates of all pairs that count: those chosen and within the capacity. */
+static void softmax_gates(const batch_problem *problem, routing *r)
+{
+    double factor = (double)problem->options.capacity_factor;
+    double wanted = ceil((double)ROWS / EXPERTS * factor);
+    int capacity = factor <= 0 ? ROWS : (int)fmax(wanted, problem->options.min_capacity);
+    limit(r, capacity);
+    memcpy(r->gate, r->p, sizeof r->gate);
+}
+
+/* All pairs count. Returns the weighted sparsity loss. */
+static double sigmoid_gates(const batch_problem *problem, anchor *a, routing *r)
+{
+    double sum = 0;
+    for (int row = 0; row < ROWS; row++)
+        for (int e = 0; e < EXPERTS; e++) {
+            double s = r->p[row][e];
+            if (!a->set) {
+                a->m[row][e] = r->rank[row][e] > 0;
+                a->c[row][e] = s;
+            }
+            r->kept[row][e] = true;
+            r->gate[row][e] = (a->m[row][e] + s - a->c[row][e]) * s;
+            sum += r->gate[row][e];
+        }
+    a->set = true;
+    return (double)problem->options.sparsity_weight * sum / ROWS / EXPERTS;
+}
+
+double train_route(const batch_problem *problem, int block, routing *r)
+{
+    const xm_network_shape *s = &problem->network->shape;
+    for (int row = 0; row < ROWS; row++) {
+        score(s->gate, r->z[row], r->p[row]);
+        choose(s, r->p[row], r->rank[row]);
+    }
+    if (s->gate == XM_GATE_SIGMOID)
+        return sigmoid_gates(problem, &problem->anchors[block], r);
+    softmax_gates(problem, r);
+    return auxiliary(problem, r);
+}
