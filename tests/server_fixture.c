@@ -50,6 +50,28 @@ int server_make_model(void **state)
     return server_make_chat_model(NULL);
 }
 
+void server_rewrite_model(const char *const *skip, void (*write_keys)(xm_gguf_writer *writer))
+{
+    xm_gguf *file;
+    xm_gguf_writer *writer;
+    assert_int_equal(xm_gguf_open(server_model, &file, NULL), XMOE_OK);
+    assert_int_equal(xm_gguf_writer_create(server_model, &writer, NULL), XMOE_OK);
+    xm_gguf_writer_copy_keys(writer, file, skip);
+    write_keys(writer);
+    for (uint64_t i = 0; i < xm_gguf_tensor_count(file); i++) {
+        const xm_gguf_tensor *tensor = xm_gguf_tensor_at(file, i);
+        xm_gguf_writer_tensor(writer, tensor->name.data, tensor->traits->type, tensor->dimensions,
+                              tensor->shape);
+    }
+    xm_gguf_writer_begin(writer);
+    for (uint64_t i = 0; i < xm_gguf_tensor_count(file); i++) {
+        const xm_gguf_tensor *tensor = xm_gguf_tensor_at(file, i);
+        xm_gguf_writer_data(writer, tensor->data, tensor->bytes);
+    }
+    assert_int_equal(xm_gguf_writer_finish(writer, NULL), XMOE_OK);
+    xm_gguf_close(file);
+}
+
 int server_remove_model(void **state)
 {
     (void)state;

@@ -17,11 +17,16 @@
 #include <cjson/cJSON.h>
 #include <sys/types.h>
 
+#include "format/gguf.h"
+
 /* A directory with model.gguf: 4 layers, 2 of them MoE (1 and 3) of 8 experts, context 512, 300
  * tokens. Group fixtures. */
 extern char server_directory[64], server_model[96];
 int server_make_model(void **state);
 int server_make_chat_model(const char *chat_template); /* the same with a template; NULL: none */
+/* The model again, without the keys in skip (NULL: all stay) and with those that write_keys adds.
+ */
+void server_rewrite_model(const char *const *skip, void (*write_keys)(xm_gguf_writer *writer));
 int server_remove_model(void **state);
 /* Writes a file into server_directory; path gets its full name. */
 void server_write_file(const char *name, const char *text, char *path, size_t size);

@@ -4,7 +4,6 @@
  */
 #include "server_fixture.h"
 
-#include "format/gguf.h"
 #include "xmoe.h"
 
 #include <stdio.h>
@@ -15,8 +14,7 @@ enum { PREFIX = 290, SUFFIX = 291, MIDDLE = 292, REPOSITORY = 293, FILE_TOKEN = 
 
 static server_child server;
 
-/* The model again, with these tokens named. */
-static void name_tokens(void)
+static void name_tokens(xm_gguf_writer *writer)
 {
     static const struct {
         const char *key;
@@ -26,25 +24,8 @@ static void name_tokens(void)
                  {"tokenizer.ggml.fim_mid_token_id", MIDDLE},
                  {"tokenizer.ggml.fim_rep_token_id", REPOSITORY},
                  {"tokenizer.ggml.fim_sep_token_id", FILE_TOKEN}};
-    xm_gguf *file;
-    xm_gguf_writer *writer;
-    assert_int_equal(xm_gguf_open(server_model, &file, NULL), XMOE_OK);
-    assert_int_equal(xm_gguf_writer_create(server_model, &writer, NULL), XMOE_OK);
-    xm_gguf_writer_copy_keys(writer, file, NULL);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         xm_gguf_writer_u32(writer, names[i].key, names[i].id);
-    for (uint64_t i = 0; i < xm_gguf_tensor_count(file); i++) {
-        const xm_gguf_tensor *tensor = xm_gguf_tensor_at(file, i);
-        xm_gguf_writer_tensor(writer, tensor->name.data, tensor->traits->type, tensor->dimensions,
-                              tensor->shape);
-    }
-    xm_gguf_writer_begin(writer);
-    for (uint64_t i = 0; i < xm_gguf_tensor_count(file); i++) {
-        const xm_gguf_tensor *tensor = xm_gguf_tensor_at(file, i);
-        xm_gguf_writer_data(writer, tensor->data, tensor->bytes);
-    }
-    assert_int_equal(xm_gguf_writer_finish(writer, NULL), XMOE_OK);
-    xm_gguf_close(file);
 }
 
 /* Adds ", " and the tokens of a text to a list. */
@@ -157,7 +138,7 @@ static void model_without_tokens(void **state)
 static int start_with_tokens(void **state)
 {
     (void)state;
-    name_tokens();
+    server_rewrite_model(NULL, name_tokens);
     server = server_start((const char *const[]){NULL});
     return 0;
 }

@@ -4,7 +4,6 @@
  */
 #include "server_fixture.h"
 
-#include "format/gguf.h"
 #include "xmoe.h"
 
 #include <stdio.h>
@@ -45,33 +44,6 @@ static void write_sentencepiece(xm_gguf_writer *writer)
     xm_gguf_writer_f32s(writer, "tokenizer.ggml.scores", scores, VOCABULARY);
     xm_gguf_writer_u32(writer, "tokenizer.ggml.bos_token_id", 1);
     xm_gguf_writer_u32(writer, "tokenizer.ggml.eos_token_id", 2);
-}
-
-/* The fixture's model again with that vocabulary. */
-static void rewrite_model(void)
-{
-    static const char *const skip[] = {
-        "tokenizer.ggml.model",        "tokenizer.ggml.tokens",       "tokenizer.ggml.scores",
-        "tokenizer.ggml.token_type",   "tokenizer.ggml.merges",       "tokenizer.ggml.pre",
-        "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id", NULL};
-    xm_gguf *file;
-    xm_gguf_writer *writer;
-    assert_int_equal(xm_gguf_open(server_model, &file, NULL), XMOE_OK);
-    assert_int_equal(xm_gguf_writer_create(server_model, &writer, NULL), XMOE_OK);
-    xm_gguf_writer_copy_keys(writer, file, skip);
-    write_sentencepiece(writer);
-    for (uint64_t i = 0; i < xm_gguf_tensor_count(file); i++) {
-        const xm_gguf_tensor *tensor = xm_gguf_tensor_at(file, i);
-        xm_gguf_writer_tensor(writer, tensor->name.data, tensor->traits->type, tensor->dimensions,
-                              tensor->shape);
-    }
-    xm_gguf_writer_begin(writer);
-    for (uint64_t i = 0; i < xm_gguf_tensor_count(file); i++) {
-        const xm_gguf_tensor *tensor = xm_gguf_tensor_at(file, i);
-        xm_gguf_writer_data(writer, tensor->data, tensor->bytes);
-    }
-    assert_int_equal(xm_gguf_writer_finish(writer, NULL), XMOE_OK);
-    xm_gguf_close(file);
 }
 
 static void expect_round_trip(const char *content, bool add_special, const char *expected)
@@ -144,7 +116,11 @@ static int start(void **state)
     int failed = server_make_model(state);
     if (failed)
         return failed;
-    rewrite_model();
+    static const char *const skip[] = {
+        "tokenizer.ggml.model",        "tokenizer.ggml.tokens",       "tokenizer.ggml.scores",
+        "tokenizer.ggml.token_type",   "tokenizer.ggml.merges",       "tokenizer.ggml.pre",
+        "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id", NULL};
+    server_rewrite_model(skip, write_sentencepiece);
     server = server_start((const char *const[]){NULL});
     return 0;
 }
