@@ -21,6 +21,8 @@ static void write_router_keys(xm_gguf_writer *writer, const xm_network_shape *s)
     char name[64];
     bool xmoe = s->architecture == XM_ARCHITECTURE_XMOE;
     int32_t top_k = xmoe || s->router == XMOE_ROUTER_TOP_K ? s->top_k : s->experts;
+    if (top_k > s->experts) /* a default that the router did not use: dense, hash, ... */
+        top_k = s->experts;
     xm_gguf_writer_u32(writer, key_of(name, s, "expert_count"), (uint32_t)s->experts);
     xm_gguf_writer_u32(writer, key_of(name, s, "expert_feed_forward_length"),
                        (uint32_t)s->expert_feed_forward);

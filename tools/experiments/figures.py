@@ -82,8 +82,8 @@ def threshold_of(name, label):
 
 
 def curve(name):
-    """Labels of all thresholds of a threshold router, ascending."""
-    own = [TRAINED] if plan.flag(plan.FLAGS[name], "--router") == "threshold" else []
+    """Labels of all thresholds that a model was served at, ascending."""
+    own = [TRAINED] if plan.router(name) in ("threshold", "sigmoid") else []
     return sorted(own + labels(name, "threshold "), key=lambda label: threshold_of(name, label))
 
 
@@ -157,8 +157,8 @@ def adaptive_gain(name, k, seed):
     curve_nats = interpolated(name, seed, k)
     if curve_nats is None:
         return None
-    label = TRAINED if plan.flag(plan.FLAGS[name], "--router") == "top_k" and \
-        plan.flag(plan.FLAGS[name], "--top-k") == str(k) else f"top_k {k}"
+    trained = plan.router(name) == "top_k" and plan.number(plan.FLAGS[name], "--top-k") == k
+    label = TRAINED if trained else f"top_k {k}"
     table = documents(name, seed)
     if label not in next(iter(table.values())):
         return None

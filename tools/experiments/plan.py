@@ -21,7 +21,11 @@ THRESHOLDS = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1"
 FIXED = ("1", "2", "4", "8")
 # Besides as trained, a model is served in these ways: the flag of xmoe-eval and its values.
 SERVED = {"threshold": {"--threshold": THRESHOLDS, "--top-k-experts": FIXED},
-          "top_k": {"--threshold": ("0.3", "0.5", "0.7", "0.9"), "--top-k-experts": FIXED}}
+          "top_k": {"--threshold": ("0.3", "0.5", "0.7", "0.9"), "--top-k-experts": FIXED},
+          "sigmoid": {"--threshold": ("0.3", "0.4", "0.5", "0.6", "0.7"), "--top-k-experts": FIXED}}
+# The flag of xmoe-train that sets how many experts a router takes, and xmoe-eval's for the same.
+OWN = {"threshold": ("--threshold", "--threshold"), "sigmoid": ("--threshold", "--threshold"),
+       "top_k": ("--top-k", "--top-k-experts")}
 
 # Does a router of this type multiply a token by a matrix of one row an expert? One that is not
 # here has to be added before its operations can be counted.
@@ -68,21 +72,21 @@ def planned():
     return sorted(pairs, key=lambda pair: pair[1])
 
 
+def router(name):
+    return flag(FLAGS[name], "--router")
+
+
 def servings(name):
     """The ways to serve a run's model, as flags of xmoe-eval; the first is none: as trained."""
     flags = FLAGS[name]
     ways = [[]]
-    for option, values in SERVED.get(flag(flags, "--router"), {}).items():
-        own = {"threshold": "--threshold", "top_k": "--top-k-experts"}[flag(flags, "--router")]
-        trained = flag(flags, "--threshold" if own == "--threshold" else "--top-k")
+    for option, values in SERVED.get(router(name), {}).items():
+        set_by, own = OWN[router(name)]
         for value in values:
-            if option == own and float(value) == float(trained):
-                continue
-            if option == "--top-k-experts" and int(value) > number(flags, "--experts"):
-                continue
-            if option == "--threshold" and own == "--top-k-experts" and trained == "1":
-                continue
-            ways.append([option, value])
+            as_trained = option == own and float(value) == float(flag(flags, set_by))
+            too_many = option == "--top-k-experts" and int(value) > number(flags, "--experts")
+            if not as_trained and not too_many:
+                ways.append([option, value])
     return ways
 
 
@@ -94,7 +98,7 @@ def label(serving):
 
 
 def is_moe(name):
-    return flag(FLAGS[name], "--router") != "dense" and number(FLAGS[name], "--moe-every") > 0
+    return router(name) != "dense" and number(FLAGS[name], "--moe-every") > 0
 
 
 def moe_layers(name):
@@ -105,7 +109,7 @@ def moe_layers(name):
 def router_flops(name):
     """Of all MoE layers, for one token."""
     flags = FLAGS[name]
-    linear = LINEAR_ROUTER[flag(flags, "--router")]
+    linear = LINEAR_ROUTER[router(name)]
     size = number(flags, "--width") * number(flags, "--experts")
     return 2 * size * moe_layers(name) if linear else 0
 

@@ -39,7 +39,7 @@ def mark_trained(axes, name, colour):
 
 
 def fixed_labels(name):
-    own = [TRAINED] if plan.flag(plan.FLAGS[name], "--router") == "top_k" else []
+    own = [TRAINED] if plan.router(name) == "top_k" else []
     return own + figures.labels(name, "top_k ")
 
 
@@ -49,11 +49,11 @@ def draw_thresholds(path, _shown):
         line(axes, name, figures.curve(name), f"trained at threshold {figures.trained_threshold(name)}",
              marker="o", color=f"C{i}")
         mark_trained(axes, name, f"C{i}")
-    for i, name in enumerate(figures.names("topk-", "large-")):
+    for i, name in enumerate(figures.names("topk-", "large-top-")):
         line(axes, name, fixed_labels(name), f"{name}, served with 1, 2, 4, 8 experts",
              marker="s", linestyle=":", color=f"C{(5 + i) % 10}")
         mark_trained(axes, name, f"C{(5 + i) % 10}")
-    for name in figures.names("dense-"):
+    for name in figures.names("dense-", "large-hash", "large-base", "sigmoid"):
         point = (figures.moe_flops(name) / 1e6, figures.column(name, TRAINED, "loss", [1]))
         axes.plot(*point, "x", color="black")
         axes.annotate(name, point, fontsize=7, xytext=(4, 3), textcoords="offset points")
@@ -113,12 +113,11 @@ def draw_specialisation(path, shown):
             weights = [count / total for count, total in zip(row, sums)]
             shares.append([weight / sum(weights) for weight in weights])
         shares.sort(key=lambda share: (share.index(max(share)), -max(share)))
-        image = panel.imshow(list(zip(*shares)), aspect="auto", vmin=0, vmax=1, cmap="viridis")
+        panel.imshow(list(zip(*shares)), aspect="auto", vmin=0, vmax=1, cmap="viridis")
         panel.set_yticks(range(len(plan.DOMAINS)), plan.DOMAINS)
         panel.set_xticks([])
         panel.set_title(f"layer {layer}: {len(shares)} experts", fontsize=9)
     save(figure, path)
-    return image
 
 
 DRAWINGS = {"thresholds": draw_thresholds, "sizes": draw_sizes, "classes": draw_classes,
@@ -126,8 +125,4 @@ DRAWINGS = {"thresholds": draw_thresholds, "sizes": draw_sizes, "classes": draw_
 
 
 def draw(name, path, shown):
-    """False where there is nothing to draw."""
-    if shown is None:
-        return False
     DRAWINGS[name](path, shown)
-    return True

@@ -199,10 +199,8 @@ class Queue:
         if traced:
             vocabulary = directory / "vocabulary.txt"
             use.describe(name, seed, trace, vocabulary, documents, put)
-            switches = self.work / "switches.txt"
-            lengths = use.write_switches(self.corpus, switches)
-            self.evaluate(directory, [switches], serving, "--trace", trace)
-            use.describe_switches(name, seed, trace, vocabulary, lengths, put)
+            if use.varies(name):
+                self.measure_switches(name, seed, directory, trace)
             trace.unlink()
         layers = [{**same, **layer, "dead": len(layer["dead"])}
                   for layer in results[-1]["expert_usage"]["layers"]]
@@ -211,6 +209,12 @@ class Queue:
         put("runs.csv", MEASURED, ("run", "seed", "served"),
             [{**row, **same, "file": pathlib.Path(row["file"]).name.split(".")[0]}
              for row in results])
+
+    def measure_switches(self, name, seed, directory, trace):
+        text = self.work / "switches.txt"
+        lengths = use.write_switches(self.corpus, text)
+        self.evaluate(directory, [text], [], "--trace", trace)
+        use.describe_switches(name, seed, trace, directory / "vocabulary.txt", lengths, put)
 
     def run_all(self):
         for name, seed in plan.planned():

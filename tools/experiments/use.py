@@ -6,7 +6,6 @@ A position's experts work on the token that is read there, not on the one that i
 """
 import collections
 import math
-import pathlib
 import random
 import re
 import sys
@@ -37,10 +36,14 @@ KEYWORDS = frozenset(b"""auto break case char const continue default do double e
 
 
 def is_worth_it(name):
-    """Routers that always take all experts say nothing about tokens."""
-    flags = plan.FLAGS[name]
-    return plan.is_moe(name) and not (plan.flag(flags, "--router") == "threshold"
-                                      and float(plan.flag(flags, "--threshold")) >= 1)
+    """Routers that always take all experts say nothing about domains."""
+    return plan.is_moe(name) and not (plan.router(name) == "threshold"
+                                      and float(plan.flag(plan.FLAGS[name], "--threshold")) >= 1)
+
+
+def varies(name):
+    """Whether the router takes more experts for one token than for another."""
+    return plan.router(name) in ("threshold", "sigmoid")
 
 
 def read_vocabulary(path):
@@ -141,6 +144,20 @@ class Means:
                    "mean_active": f"{mean:.4f}", "error": f"{error:.4f}"}
 
 
+def class_means(documents, domains, tokens):
+    """Rows of classes.csv. Classes overlap; the first of a token's is what it is."""
+    means = Means()
+    for i, (document, domain) in enumerate(zip(documents, domains)):
+        classes = classify([tokens[token] for token, _ in document], domain)
+        for (_, layers), found in zip(document, classes):
+            for layer, experts in layers.items():
+                for class_name in (*found, "every token"):
+                    means.add((domain, class_name, layer), i, len(experts))
+                means.add(("all", found[0], layer), i, len(experts))
+                means.add(("all", "every token", layer), i, len(experts))
+    return means.rows()
+
+
 # --- experts and domains ---------------------------------------------------------------------------
 
 
@@ -169,6 +186,21 @@ def conditional_information(groups):
     total = sum(group.total() for group in groups)
     return sum(sum(g.total() for g in cell) / total * mutual_information(cell)
                for cell in by_token.values())
+
+
+def choice_entropy(groups):
+    """Bits of the domain of a choice; groups as above, one a domain."""
+    return entropy([group.total() for group in groups])
+
+
+def token_entropy(groups):
+    """Bits of a choice's domain where its token is known; groups as above, one a domain."""
+    sums = collections.defaultdict(lambda: [0] * len(groups))
+    for i, group in enumerate(groups):
+        for (token, _), count in group.items():
+            sums[token][i] += count
+    total = sum(map(sum, sums.values()))
+    return sum(sum(counts) / total * entropy(counts) for counts in sums.values())
 
 
 def by_domain(counters, domains):
@@ -214,13 +246,14 @@ def specialisation(documents, domains):
         for expert in sorted(set().union(*sums.values())):
             experts.append({"layer": layer, "expert": expert,
                             **{domain: counter[expert] for domain, counter in sums.items()}})
-        for measure, information, counters, shuffles in (
-                ("all tokens", mutual_information, chosen, SHUFFLES),
-                ("shared tokens, same token", conditional_information, first, SHUFFLES // 4)):
+        for measure, information, most, counters, shuffles in (
+                ("all tokens", mutual_information, choice_entropy, chosen, SHUFFLES),
+                ("shared tokens, same token", conditional_information, token_entropy, first,
+                 SHUFFLES // 4)):
             groups = by_domain(counters, domains)
             figures.append({"layer": layer, "measure": measure,
                             **against_shuffled(information, counters, domains, shuffles),
-                            "domain_entropy": f"{entropy([g.total() for g in groups]):.5f}",
+                            "domain_entropy": f"{most(groups):.5f}",
                             "choices": sum(g.total() for g in groups)})
     return experts, figures
 
@@ -232,21 +265,14 @@ def describe(name, seed, trace, vocabulary, table, put):
     domains = [row["file"] for row in table]
     if len(documents) != len(domains):
         raise ValueError(f"{trace}: {len(documents)} documents, expected {len(domains)}")
-    means = Means()
-    for i, (document, domain) in enumerate(zip(documents, domains)):
-        classes = classify([tokens[token] for token, _ in document], domain)
-        for (_, layers), found in zip(document, classes):
-            for layer, experts in layers.items():
-                for class_name in (*found, "every token"):
-                    means.add((domain, class_name, layer), i, len(experts))
-                means.add(("all", found[0], layer), i, len(experts))
-                means.add(("all", "every token", layer), i, len(experts))
-    experts, figures = specialisation(documents, domains)
     same = {"run": name, "seed": str(seed)}
-    for table_name, fields, rows in (("classes.csv", CLASSES, means.rows()),
-                                     ("experts.csv", EXPERTS, experts),
-                                     ("specialisation.csv", SPECIALISATION, figures)):
-        put(table_name, fields, ("run", "seed"), [{**same, **row} for row in rows])
+    if varies(name):
+        put("classes.csv", CLASSES, ("run", "seed"),
+            [{**same, **row} for row in class_means(documents, domains, tokens)])
+    experts, figures = specialisation(documents, domains)
+    put("experts.csv", EXPERTS, ("run", "seed"), [{**same, **row} for row in experts])
+    put("specialisation.csv", SPECIALISATION, ("run", "seed"),
+        [{**same, **row} for row in figures])
 
 
 # --- language switches -----------------------------------------------------------------------------
