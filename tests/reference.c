@@ -18,15 +18,17 @@ typedef struct {
 typedef struct {
     linear attention_norm, qkv, attention_output, ffn_norm; /* norms: weight and bias [d] */
     bool is_moe;
-    double *gate; /* [E][d] */
-    linear *up;   /* [E] or [1] */
-    linear *down; /* [E] or [1] */
+    double *gate;      /* [E][d]; NULL: expert_of chooses */
+    double *expert_of; /* [vocabulary] or NULL */
+    linear *up;        /* [E] or [1] */
+    linear *down;      /* [E] or [1] */
 } layer;
 
 struct reference_model {
     xm_gguf *file;
     int32_t d, heads, layer_count, context, ff, experts, eff, vocabulary;
-    bool sigmoid; /* scores of experts; else softmax */
+    bool sigmoid;      /* scores of experts; else softmax */
+    int32_t trained_k; /* of routers that take k; 0: of others */
     double epsilon;
     double *token_embedding, *position_embedding, *output; /* output may be token_embedding */
     linear output_norm;
@@ -126,9 +128,12 @@ static layer read_layer(const reference_model *model, int32_t index)
     result.qkv = read_linear(file, NAME("attn_qkv"), d, 3 * d);
     result.attention_output = read_linear(file, NAME("attn_output"), d, d);
     result.ffn_norm = read_norm(file, d, NAME("ffn_norm"));
-    result.is_moe = xm_gguf_find_tensor(file, NAME("ffn_gate_inp.weight")) != NULL;
-    if (result.is_moe) {
+    if (xm_gguf_find_tensor(file, NAME("ffn_gate_inp.weight")) != NULL)
         result.gate = values_of(file, (size_t)(d * model->experts), "%s", name);
+    if (xm_gguf_find_tensor(file, NAME("ffn_hash.weight")) != NULL)
+        result.expert_of = values_of(file, (size_t)model->vocabulary, "%s", name);
+    result.is_moe = result.gate != NULL || result.expert_of != NULL;
+    if (result.is_moe) {
         result.up = read_linears(file, NAME("ffn_up_exps"), d, model->eff, model->experts);
         result.down = read_linears(file, NAME("ffn_down_exps"), model->eff, d, model->experts);
     } else {
@@ -151,7 +156,11 @@ reference_model *reference_load(const char *path)
     float epsilon = 0.0f;
     xm_gguf_get_f32(file, "xmoe.attention.layer_norm_epsilon", &epsilon, NULL, NULL);
     model->epsilon = (double)epsilon;
-    model->sigmoid = router_is(file, "sigmoid");
+    model->sigmoid = router_is(file, "sigmoid") || router_is(file, "base");
+    if (router_is(file, "base"))
+        model->trained_k = 1;
+    if (router_is(file, "top_k"))
+        model->trained_k = key_number(file, "xmoe.expert_used_count");
     model->d = key_number(file, "xmoe.embedding_length");
     model->heads = key_number(file, "xmoe.attention.head_count");
     model->layer_count = key_number(file, "xmoe.block_count");
@@ -189,6 +198,7 @@ void reference_free(reference_model *model)
         free_linear(&l->attention_output);
         free_linear(&l->ffn_norm);
         free(l->gate);
+        free(l->expert_of);
         free_linear(l->up);
         free_linear(l->down);
         free(l->up);
@@ -340,10 +350,16 @@ static void add_ffn(run_state *state, const linear *up, const linear *down, doub
         state->x[i] += weight * state->out[i];
 }
 
-static int32_t add_experts(run_state *state, const layer *l, const xmoe_router *router,
-                           int32_t *chosen, double *weights)
+static int32_t add_experts(run_state *state, const layer *l, int32_t token,
+                           const xmoe_router *router, int32_t *chosen, double *weights)
 {
     const reference_model *model = state->model;
+    if (l->expert_of != NULL) { /* whatever the router says */
+        *chosen = (int32_t)l->expert_of[token];
+        *weights = 1.0;
+        add_ffn(state, &l->up[*chosen], &l->down[*chosen], 1.0);
+        return 1;
+    }
     for (int32_t e = 0; e < model->experts; e++)
         state->p[e] = dot(l->gate + e * model->d, state->h, model->d);
     if (model->sigmoid)
@@ -351,7 +367,9 @@ static int32_t add_experts(run_state *state, const layer *l, const xmoe_router *
             state->p[e] = 1.0 / (1.0 + exp(-state->p[e]));
     else
         softmax(state->p, model->experts);
-    int32_t share = model->sigmoid ? model->experts : 0;
+    int32_t share = model->trained_k > 0 ? model->trained_k : model->sigmoid ? model->experts : 0;
+    if (model->trained_k > 0 && router->max_experts > share)
+        share = router->max_experts < model->experts ? router->max_experts : model->experts;
     int32_t count = reference_route(router, share, state->p, model->experts, chosen, weights);
     for (int32_t i = 0; i < count; i++)
         add_ffn(state, &l->up[chosen[i]], &l->down[chosen[i]], weights[i]);
@@ -377,9 +395,9 @@ static void forward_token(run_state *state, int32_t token, int32_t position,
             state->x[i] += state->out[i];
         layer_norm(model, &l->ffn_norm, state->x, state->h);
         if (l->is_moe)
-            result->counts[at] =
-                add_experts(state, l, &routing->layers[n], result->experts + at * model->experts,
-                            result->weights + at * model->experts);
+            result->counts[at] = add_experts(state, l, token, &routing->layers[n],
+                                             result->experts + at * model->experts,
+                                             result->weights + at * model->experts);
         else
             add_ffn(state, l->up, l->down, 1.0);
     }

@@ -89,9 +89,10 @@ static double moe_block(const batch_problem *problem, const double *w, int block
     for (int row = 0; row < ROWS; row++) {
         layer_norm(x[row], w + o->ffn_norm_weight, w + o->ffn_norm_bias, (double)s->epsilon,
                    h[row]);
-        linear(w + o->router_weight, NULL, h[row], EXPERTS, WIDTH, r.z[row]);
+        if (s->gate != XM_GATE_HASH)
+            linear(w + o->router_weight, NULL, h[row], EXPERTS, WIDTH, r.z[row]);
     }
-    double extra = train_route(problem, block, &r);
+    double extra = train_route(problem, w, block, &r);
     for (int row = 0; row < ROWS; row++)
         for (int e = 0; e < EXPERTS; e++) {
             if (!r.kept[row][e])
@@ -187,7 +188,8 @@ typedef struct {
     const char *name;
     xmoe_router_type router;
     float threshold, capacity_factor, entropy_weight;
-    bool drops; /* the capacity limit must bite */
+    bool drops;    /* the capacity limit must bite */
+    int32_t top_k; /* 0: 2 */
     xm_gate gate;
     float sparsity_weight;
 } variant;
@@ -207,7 +209,7 @@ static xm_network *make_network(const variant *v)
                                     .gate = v->gate,
                                     .router = v->router,
                                     .threshold = v->threshold,
-                                    .top_k = 2,
+                                    .top_k = v->top_k > 0 ? v->top_k : 2,
                                     .init_std = 0.2f,
                                     .router_std = 1.5f};
     xm_network *network = NULL;
@@ -239,6 +241,10 @@ static void check_parameter(const batch_problem *problem, const variant *v, cons
             largest = fabs((double)gradients[p->offset + i]);
             largest_at = i;
         }
+    if (p->fixed) {
+        assert_true(largest == 0);
+        return;
+    }
     assert_true(largest > 0);
     for (size_t i = 0; i < CHECKED; i++) {
         size_t at = i == 0 ? largest_at : xm_random_bits(7, p->offset, i) % p->count;
@@ -278,7 +284,8 @@ static void check_variant(const variant *v)
     assert_int_equal(xm_pass_create(network, pool, &problem.options, &pass, NULL), XMOE_OK);
     xm_network_init(network, 5, parameters);
     for (size_t i = 0; i < network->total; i++) { /* biases and norms off their start */
-        parameters[i] += 0.05f * (float)xm_random_normal(11, 0, i);
+        if (!xm_network_parameter_at(network, i)->fixed)
+            parameters[i] += 0.05f * (float)xm_random_normal(11, 0, i);
         w[i] = (double)parameters[i];
     }
     xm_pass_result result;
@@ -360,6 +367,37 @@ static void test_sigmoid(void **state)
                                  .sparsity_weight = i == 0 ? 0.0f : 2.0f});
 }
 
+static void test_switch(void **state)
+{
+    (void)state;
+    check_variant(&(variant){.name = "switch",
+                             .router = XMOE_ROUTER_TOP_K,
+                             .top_k = 1,
+                             .threshold = 0.5f,
+                             .capacity_factor = 1.0f,
+                             .drops = true});
+}
+
+static void test_base(void **state)
+{
+    (void)state;
+    check_variant(&(variant){.name = "base",
+                             .router = XMOE_ROUTER_TOP_K,
+                             .gate = XM_GATE_BASE,
+                             .top_k = 1,
+                             .threshold = 0.5f});
+}
+
+static void test_hash(void **state)
+{
+    (void)state;
+    check_variant(&(variant){.name = "hash",
+                             .router = XMOE_ROUTER_TOP_K,
+                             .gate = XM_GATE_HASH,
+                             .top_k = 1,
+                             .threshold = 0.5f});
+}
+
 /* Gradients add up, and a pass that cannot train gives the same losses, at any number of threads.
  */
 static void test_same_to_the_bit(void **state)
@@ -434,7 +472,8 @@ int main(void)
         cmocka_unit_test(test_capacity),   cmocka_unit_test(test_entropy),
         cmocka_unit_test(test_top_k),      cmocka_unit_test(test_dense),
         cmocka_unit_test(test_sigmoid),    cmocka_unit_test(test_same_to_the_bit),
-        cmocka_unit_test(test_bad_shapes),
+        cmocka_unit_test(test_bad_shapes), cmocka_unit_test(test_switch),
+        cmocka_unit_test(test_base),       cmocka_unit_test(test_hash),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -67,7 +67,7 @@ static float *make_parameters(const xm_network *network)
     xm_network_init(network, 4, parameters);
     for (int32_t i = 0; i < network->parameter_count; i++) {
         const xm_parameter *p = &network->parameters[i];
-        for (size_t j = p->offset; j < p->offset + p->count; j++)
+        for (size_t j = p->offset; !p->fixed && j < p->offset + p->count; j++)
             parameters[j] += 0.05f * (float)xm_random_normal(6, (uint64_t)i, j);
     }
     return parameters;
@@ -261,11 +261,31 @@ static void sigmoid(void **state)
     check_served(&shape);
 }
 
+static void base(void **state)
+{
+    (void)state;
+    xm_network_shape shape = base_shape();
+    shape.gate = XM_GATE_BASE;
+    shape.router = XMOE_ROUTER_TOP_K;
+    check_served(&shape);
+}
+
+static void hash(void **state)
+{
+    (void)state;
+    xm_network_shape shape = base_shape();
+    shape.gate = XM_GATE_HASH;
+    shape.router = XMOE_ROUTER_TOP_K;
+    check_served(&shape);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(softmax_routers),
         cmocka_unit_test(sigmoid),
+        cmocka_unit_test(base),
+        cmocka_unit_test(hash),
     };
     return cmocka_run_group_tests(tests, make_path, remove_path);
 }

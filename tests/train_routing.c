@@ -2,6 +2,7 @@
 #include "train_routing.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 static void choose(const xm_network_shape *s, const double *p, int *rank)
@@ -64,7 +65,7 @@ static void score(xm_gate gate, const double *z, double *p)
     for (int e = 0; e < EXPERTS; e++)
         sum += exp(z[e]);
     for (int e = 0; e < EXPERTS; e++)
-        p[e] = gate == XM_GATE_SIGMOID ? 1 / (1 + exp(-z[e])) : exp(z[e]) / sum;
+        p[e] = gate != XM_GATE_SOFTMAX ? 1 / (1 + exp(-z[e])) : exp(z[e]) / sum;
 }
 
 /* Gates of all pairs that count: those chosen and within the capacity. */
@@ -96,15 +97,55 @@ static double sigmoid_gates(const batch_problem *problem, anchor *a, routing *r)
     return (double)problem->options.sparsity_weight * sum / ROWS / EXPERTS;
 }
 
-double train_route(const batch_problem *problem, int block, routing *r)
+static void one_each(routing *r, const uint16_t *expert_of, bool weighted)
+{
+    memset(r->kept, 0, sizeof r->kept);
+    for (int row = 0; row < ROWS; row++) {
+        r->kept[row][expert_of[row]] = true;
+        for (int e = 0; e < EXPERTS; e++)
+            r->gate[row][e] = weighted ? r->p[row][e] : 1;
+    }
+}
+
+static void hash_gates(const batch_problem *problem, const double *table, routing *r)
+{
+    uint16_t expert_of[ROWS];
+    for (int row = 0; row < ROWS; row++)
+        expert_of[row] = (uint16_t)table[problem->tokens[row]];
+    one_each(r, expert_of, false);
+}
+
+static void base_gates(routing *r)
+{
+    uint16_t expert_of[ROWS];
+    float z[ROWS * EXPERTS];
+    xm_assigner assigner;
+    for (int i = 0; i < ROWS * EXPERTS; i++)
+        z[i] = (float)r->z[i / EXPERTS][i % EXPERTS];
+    if (xm_assigner_create(ROWS, EXPERTS, &assigner, NULL) != XMOE_OK)
+        abort();
+    xm_assign(&assigner, z, expert_of, 1);
+    xm_assigner_free(&assigner);
+    one_each(r, expert_of, true);
+}
+
+double train_route(const batch_problem *problem, const double *w, int block, routing *r)
 {
     const xm_network_shape *s = &problem->network->shape;
+    if (s->gate == XM_GATE_HASH) {
+        hash_gates(problem, w + problem->network->blocks[block].hash, r);
+        return 0;
+    }
     for (int row = 0; row < ROWS; row++) {
         score(s->gate, r->z[row], r->p[row]);
         choose(s, r->p[row], r->rank[row]);
     }
     if (s->gate == XM_GATE_SIGMOID)
         return sigmoid_gates(problem, &problem->anchors[block], r);
+    if (s->gate == XM_GATE_BASE) {
+        base_gates(r);
+        return 0;
+    }
     softmax_gates(problem, r);
     return auxiliary(problem, r);
 }

@@ -44,7 +44,9 @@ typedef struct {
     bool kept[ROWS][EXPERTS];
 } routing;
 
-/* From r->z to the rest; returns the weighted auxiliary losses of the block. */
-double train_route(const batch_problem *problem, int block, routing *r);
+/* From r->z to the rest with parameters w, of which the tables of gate hash are read; returns the
+ * weighted auxiliary losses of the block. The even assignment of gate base is the trainer's, which
+ * has a test of its own. */
+double train_route(const batch_problem *problem, const double *w, int block, routing *r);
 
 #endif

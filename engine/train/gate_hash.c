@@ -7,6 +7,7 @@
 #include "base/random.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 void xm_hash_scatter(uint64_t seed, uint64_t block, int32_t experts, size_t vocabulary,
                      float *experts_of)
@@ -28,26 +29,33 @@ static int compare_tokens(const void *left, const void *right)
     return a->token < b->token ? -1 : a->token > b->token;
 }
 
-/* One block's table. A token that never occurs still counts a little, so that such tokens are
- * spread too. */
+static int32_t least_loaded(const double *load, int32_t experts)
+{
+    int32_t least = 0;
+    for (int32_t e = 1; e < experts; e++)
+        least = load[e] < load[least] ? e : least;
+    return least;
+}
+
+/* One block's table. Tokens that never occur come last and are spread by their number. */
 static void balance_block(const xm_network *network, uint64_t seed, int32_t block,
                           const uint64_t *counts, ordered_token *order, double *load,
                           float *experts_of)
 {
     size_t vocabulary = (size_t)network->shape.vocabulary;
     for (size_t token = 0; token < vocabulary; token++) {
-        double blur = 0.5 + 0.5 * xm_random_uniform(seed, (uint64_t)block, token);
-        order[token] = (ordered_token){((double)counts[token] + 0.01) * blur, (uint32_t)token};
+        double blur = 0.8 + 0.2 * xm_random_uniform(seed, (uint64_t)block, token);
+        order[token] = (ordered_token){counts[token] > 0 ? (double)counts[token] * blur : -blur,
+                                       (uint32_t)token};
     }
     qsort(order, vocabulary, sizeof *order, compare_tokens);
-    for (int32_t e = 0; e < network->shape.experts; e++)
-        load[e] = 0;
     for (size_t i = 0; i < vocabulary; i++) {
-        int32_t least = 0;
-        for (int32_t e = 1; e < network->shape.experts; e++)
-            least = load[e] < load[least] ? e : least;
-        load[least] += (double)counts[order[i].token] + 0.01;
-        experts_of[order[i].token] = (float)least;
+        uint64_t count = counts[order[i].token];
+        if (i == 0 || (count == 0 && counts[order[i - 1].token] > 0))
+            memset(load, 0, (size_t)network->shape.experts * sizeof *load);
+        int32_t expert = least_loaded(load, network->shape.experts);
+        load[expert] += count > 0 ? (double)count : 1.0;
+        experts_of[order[i].token] = (float)expert;
     }
 }
 
