@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #include "base/memory.h"
-#include "base/random.h"
+#include "gradient_check.h"
 #include "train/model_file.h"
 #include "train/pass.h"
 #include "xmoe.h"
@@ -32,8 +32,7 @@ enum {
     HIDDEN = 24, /* of a dense FFN */
     EXPERTS = 6,
     EXPERT_HIDDEN = 16,
-    VOCABULARY = 260,
-    CHECKED = 6 /* elements of each tensor */
+    VOCABULARY = 260
 };
 
 typedef struct {
@@ -160,8 +159,9 @@ static void experts(const xm_network *network, const double *w, const xm_block_o
     }
 }
 
-static double train_loss(const batch_problem *problem, const double *w)
+static double train_loss(const void *context, const double *w)
 {
+    const batch_problem *problem = context;
     const xm_network *network = problem->network;
     double epsilon = (double)network->shape.epsilon, loss = 0, h[WIDTH], y[WIDTH];
     double x[ROWS][WIDTH], logits[VOCABULARY];
@@ -213,30 +213,13 @@ static xm_network *make_network(xm_architecture architecture)
                                     .top_k = 2,
                                     .init_std = 0.2f,
                                     .router_std = 1.5f};
-    xm_network *network = NULL;
-    xmoe_error error;
-    if (xm_network_create(&shape, &network, &error) != XMOE_OK)
-        fail_msg("%s", error.message);
-    return network;
-}
-
-static float *make_parameters(const xm_network *network)
-{
-    float *parameters = xm_calloc_aligned(network->total, sizeof(float));
-    assert_non_null(parameters);
-    xm_network_init(network, 5, parameters);
-    for (size_t i = 0; i < network->total; i++) /* norms off their start */
-        parameters[i] += 0.05f * (float)xm_random_normal(11, 0, i);
-    return parameters;
+    return gradient_network(&shape);
 }
 
 static void fill_problem(batch_problem *problem, const xm_network *network)
 {
     problem->network = network;
-    for (int row = 0; row < ROWS; row++) {
-        problem->tokens[row] = (int32_t)(xm_random_bits(3, 1, (uint64_t)row) % VOCABULARY);
-        problem->targets[row] = (int32_t)(xm_random_bits(3, 2, (uint64_t)row) % VOCABULARY);
-    }
+    gradient_tokens(problem->tokens, problem->targets, ROWS, VOCABULARY);
 }
 
 /* One pass over the problem; gradients: NULL or [total]. */
@@ -257,40 +240,12 @@ static void run_pass(const batch_problem *problem, const float *parameters, bool
     xm_pool_free(pool);
 }
 
-static double difference(const batch_problem *problem, double *w, size_t index)
-{
-    const double h = 1e-6, kept = w[index];
-    w[index] = kept + h;
-    double above = train_loss(problem, w);
-    w[index] = kept - h;
-    double below = train_loss(problem, w);
-    w[index] = kept;
-    return (above - below) / (2 * h);
-}
-
-static void check_parameter(const batch_problem *problem, const xm_parameter *p, double *w,
-                            const float *gradients)
-{
-    size_t largest = p->offset;
-    for (size_t i = p->offset; i < p->offset + p->count; i++)
-        largest = fabsf(gradients[i]) > fabsf(gradients[largest]) ? i : largest;
-    double scale = fabs((double)gradients[largest]);
-    assert_true(scale > 0);
-    for (size_t i = 0; i < CHECKED; i++) {
-        size_t at = i == 0 ? largest : p->offset + xm_random_bits(7, p->offset, i) % p->count;
-        double expected = difference(problem, w, at), found = (double)gradients[at];
-        if (fabs(found - expected) > 1e-3 * fabs(expected) + 1e-4 * scale)
-            fail_msg("gradient of %s[%zu] is %.8g, reference %.8g", p->name, at - p->offset, found,
-                     expected);
-    }
-}
-
 static void check_gradients(xm_architecture architecture)
 {
     xm_network *network = make_network(architecture);
     batch_problem problem;
     fill_problem(&problem, network);
-    float *parameters = make_parameters(network), losses[2][ROWS];
+    float *parameters = gradient_parameters(network), losses[2][ROWS];
     float *gradients[2];
     double *w = calloc(network->total, sizeof *w);
     xm_pass_result result;
@@ -303,8 +258,8 @@ static void check_gradients(xm_architecture architecture)
     assert_true(fabs(result.loss - train_loss(&problem, w)) < 1e-5 * result.loss);
     assert_memory_equal(losses[0], losses[1], sizeof losses[0]);
     assert_memory_equal(gradients[0], gradients[1], network->total * sizeof(float));
-    for (int32_t i = 0; i < network->parameter_count; i++)
-        check_parameter(&problem, &network->parameters[i], w, gradients[0]);
+    gradient_check(xm_architecture_name(architecture), network, gradients[0], train_loss, &problem,
+                   w);
     xm_free(gradients[0]);
     xm_free(gradients[1]);
     xm_free(parameters);
@@ -394,7 +349,7 @@ static void check_served(xm_architecture architecture)
     assert_true(descriptor >= 0);
     close(descriptor);
     xm_network *network = make_network(architecture);
-    float *parameters = make_parameters(network), losses[ROWS];
+    float *parameters = gradient_parameters(network), losses[ROWS];
     batch_problem problem;
     fill_problem(&problem, network);
     for (int row = 0; row < ROWS; row++) /* targets are the tokens that follow */

@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #include "base/memory.h"
-#include "base/random.h"
+#include "gradient_check.h"
 #include "train_routing.h"
 
 #include <math.h>
@@ -212,48 +212,12 @@ static xm_network *make_network(const variant *v)
                                     .top_k = v->top_k > 0 ? v->top_k : 2,
                                     .init_std = 0.2f,
                                     .router_std = 1.5f};
-    xm_network *network = NULL;
-    xmoe_error error;
-    if (xm_network_create(&shape, &network, &error) != XMOE_OK)
-        fail_msg("%s", error.message);
-    return network;
+    return gradient_network(&shape);
 }
 
-/* Central difference of the reference in one parameter. */
-static double difference(const batch_problem *problem, double *w, size_t index)
+static double loss_of(const void *problem, const double *w)
 {
-    const double h = 1e-6, kept = w[index];
-    w[index] = kept + h;
-    double above = train_loss(problem, w, NULL);
-    w[index] = kept - h;
-    double below = train_loss(problem, w, NULL);
-    w[index] = kept;
-    return (above - below) / (2 * h);
-}
-
-static void check_parameter(const batch_problem *problem, const variant *v, const xm_parameter *p,
-                            double *w, const float *gradients)
-{
-    double largest = 0;
-    size_t largest_at = 0;
-    for (size_t i = 0; i < p->count; i++)
-        if (fabs((double)gradients[p->offset + i]) > largest) {
-            largest = fabs((double)gradients[p->offset + i]);
-            largest_at = i;
-        }
-    if (p->fixed) {
-        assert_true(largest == 0);
-        return;
-    }
-    assert_true(largest > 0);
-    for (size_t i = 0; i < CHECKED; i++) {
-        size_t at = i == 0 ? largest_at : xm_random_bits(7, p->offset, i) % p->count;
-        double expected = difference(problem, w, p->offset + at);
-        double found = (double)gradients[p->offset + at];
-        if (fabs(found - expected) > 1e-3 * fabs(expected) + 1e-4 * largest)
-            fail_msg("%s: gradient of %s[%zu] is %.8g, reference %.8g", v->name, p->name, at, found,
-                     expected);
-    }
+    return train_loss(problem, w, NULL);
 }
 
 static void check_variant(const variant *v)
@@ -270,24 +234,17 @@ static void check_variant(const variant *v)
                                          .entropy_weight = v->entropy_weight,
                                          .sparsity_weight = v->sparsity_weight,
                                          .training = true}};
-    for (int row = 0; row < ROWS; row++) {
-        problem.tokens[row] = (int32_t)(xm_random_bits(3, 1, (uint64_t)row) % VOCABULARY);
-        problem.targets[row] = (int32_t)(xm_random_bits(3, 2, (uint64_t)row) % VOCABULARY);
-    }
+    gradient_tokens(problem.tokens, problem.targets, ROWS, VOCABULARY);
     problem.targets[4] = -1;
-    float *parameters = xm_calloc_aligned(network->total, sizeof(float));
+    float *parameters = gradient_parameters(network);
     float *gradients = xm_calloc_aligned(network->total, sizeof(float));
     double *w = calloc(network->total, sizeof *w);
     xm_pool *pool = NULL;
     xm_pass *pass = NULL;
     assert_int_equal(xm_pool_create(2, &pool, NULL), XMOE_OK);
     assert_int_equal(xm_pass_create(network, pool, &problem.options, &pass, NULL), XMOE_OK);
-    xm_network_init(network, 5, parameters);
-    for (size_t i = 0; i < network->total; i++) { /* biases and norms off their start */
-        if (!xm_network_parameter_at(network, i)->fixed)
-            parameters[i] += 0.05f * (float)xm_random_normal(11, 0, i);
+    for (size_t i = 0; i < network->total; i++)
         w[i] = (double)parameters[i];
-    }
     xm_pass_result result;
     xm_pass_run(pass, parameters, problem.tokens, problem.targets, gradients, &result);
     double plain;
@@ -295,8 +252,7 @@ static void check_variant(const variant *v)
     assert_true(fabs(result.loss - plain) < 1e-5 * plain);
     assert_int_equal(result.tokens, ROWS - 1);
     assert_true(v->drops == (result.dropped > 0.05));
-    for (int32_t i = 0; i < network->parameter_count; i++)
-        check_parameter(&problem, v, &network->parameters[i], w, gradients);
+    gradient_check(v->name, network, gradients, loss_of, &problem, w);
     xm_pass_free(pass);
     xm_pool_free(pool);
     xm_network_free(network);

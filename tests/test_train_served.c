@@ -11,6 +11,7 @@
 
 #include "base/memory.h"
 #include "base/random.h"
+#include "gradient_check.h"
 #include "model/forward.h"
 #include "model/model.h"
 #include "reference.h"
@@ -57,20 +58,6 @@ static xm_network_shape base_shape(void)
                               .top_k = 1,
                               .init_std = 0.1f,
                               .router_std = 1.0f};
-}
-
-/* Initial values, and everything that starts constant moved a little. */
-static float *make_parameters(const xm_network *network)
-{
-    float *parameters = xm_calloc_aligned(network->total, sizeof(float));
-    assert_non_null(parameters);
-    xm_network_init(network, 4, parameters);
-    for (int32_t i = 0; i < network->parameter_count; i++) {
-        const xm_parameter *p = &network->parameters[i];
-        for (size_t j = p->offset; !p->fixed && j < p->offset + p->count; j++)
-            parameters[j] += 0.05f * (float)xm_random_normal(6, (uint64_t)i, j);
-    }
-    return parameters;
 }
 
 static void write_file(const xm_network *network, const float *parameters)
@@ -213,7 +200,7 @@ static void assert_varied(const forward_result *result)
 static void check_served(const xm_network_shape *shape)
 {
     static forward_result trained, served, expected;
-    xm_network *network = NULL;
+    xm_network *network = gradient_network(shape);
     xmoe_model *model = NULL;
     xmoe_error error;
     xmoe_routing routing;
@@ -221,9 +208,7 @@ static void check_served(const xm_network_shape *shape)
     trained = served = expected = (forward_result){0};
     for (int32_t i = 0; i < LENGTH; i++)
         tokens[i] = (int32_t)(xm_random_bits(9, 9, (uint64_t)i) % VOCABULARY);
-    if (xm_network_create(shape, &network, &error) != XMOE_OK)
-        fail_msg("%s", error.message);
-    float *parameters = make_parameters(network);
+    float *parameters = gradient_parameters(network);
     write_file(network, parameters);
     if (xmoe_model_load(path, NULL, &model, &error) != XMOE_OK)
         fail_msg("%s", error.message);

@@ -18,8 +18,7 @@ enum {
     EXPERTS = 6,
     EXPERT_HIDDEN = 8,
     VOCABULARY = 300,
-    MAX_HIDDEN = 24,
-    CHECKED = 6 /* elements of each tensor */
+    MAX_HIDDEN = 24
 };
 
 /* Gate sigmoid of one block where it was first computed: decisions and scores. Its gradient is that
