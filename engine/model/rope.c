@@ -53,14 +53,25 @@ void xm_rope_turns(const xm_rope *rope, int32_t position, float *turns)
     }
 }
 
-void xm_rope_apply(const xm_rope *rope, const float *turns, float *x)
+/* direction -1 turns back. */
+static inline void turn(const xm_rope *rope, const float *turns, float direction, float *x)
 {
     int32_t pairs = rope->dimensions / 2;
     int32_t step = rope->halves ? 1 : 2, apart = rope->halves ? pairs : 1;
     for (int32_t i = 0; i < pairs; i++) {
         float *first = x + i * step, *second = first + apart;
-        float a = *first, b = *second, cosine = turns[2 * i], sine = turns[2 * i + 1];
+        float a = *first, b = *second, cosine = turns[2 * i], sine = direction * turns[2 * i + 1];
         *first = a * cosine - b * sine;
         *second = b * cosine + a * sine;
     }
+}
+
+void xm_rope_apply(const xm_rope *rope, const float *turns, float *x)
+{
+    turn(rope, turns, 1.0f, x);
+}
+
+void xm_rope_transpose(const xm_rope *rope, const float *turns, float *x)
+{
+    turn(rope, turns, -1.0f, x);
 }

@@ -38,5 +38,7 @@ void xm_rope_turns(const xm_rope *rope, int32_t position, float *turns);
 
 /* Turns the pairs of x in place. */
 void xm_rope_apply(const xm_rope *rope, const float *turns, float *x);
+/* Turns them the other way: from the gradient of what xm_rope_apply gives to that of x. */
+void xm_rope_transpose(const xm_rope *rope, const float *turns, float *x);
 
 #endif

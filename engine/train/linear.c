@@ -144,6 +144,17 @@ void xm_linear_backward_weight(xm_pool *pool, const float *dy, const float *x, f
     xm_pool_run(pool, task_count(out, OUT_TASK), backward_weight_task, &job);
 }
 
+/* Elementwise work is cut into tasks of FLAT_TASK floats. */
+static int32_t flat_tasks(size_t count)
+{
+    return (int32_t)((count + FLAT_TASK - 1) / FLAT_TASK);
+}
+
+static size_t flat_task_size(size_t count, size_t first)
+{
+    return count - first < FLAT_TASK ? count - first : FLAT_TASK;
+}
+
 typedef struct {
     const float *x, *dy;
     float *y;
@@ -155,7 +166,7 @@ static void gelu_task(void *context, int32_t task, int32_t thread)
     (void)thread;
     const flat_job *job = context;
     size_t first = (size_t)task * FLAT_TASK;
-    size_t count = job->count - first < FLAT_TASK ? job->count - first : FLAT_TASK;
+    size_t count = flat_task_size(job->count, first);
     if (job->dy == NULL)
         xm_row_gelu(job->y + first, job->x + first, count);
     else
@@ -165,13 +176,13 @@ static void gelu_task(void *context, int32_t task, int32_t thread)
 void xm_gelu_forward(xm_pool *pool, const float *x, float *y, size_t count)
 {
     flat_job job = {.x = x, .y = y, .count = count};
-    xm_pool_run(pool, (int32_t)((count + FLAT_TASK - 1) / FLAT_TASK), gelu_task, &job);
+    xm_pool_run(pool, flat_tasks(count), gelu_task, &job);
 }
 
 void xm_gelu_backward(xm_pool *pool, const float *x, const float *dy, float *dx, size_t count)
 {
     flat_job job = {.x = x, .dy = dy, .y = dx, .count = count};
-    xm_pool_run(pool, (int32_t)((count + FLAT_TASK - 1) / FLAT_TASK), gelu_task, &job);
+    xm_pool_run(pool, flat_tasks(count), gelu_task, &job);
 }
 
 typedef struct {
@@ -185,7 +196,7 @@ static void swiglu_task(void *context, int32_t task, int32_t thread)
     (void)thread;
     const swiglu_job *job = context;
     size_t first = (size_t)task * FLAT_TASK;
-    size_t count = job->count - first < FLAT_TASK ? job->count - first : FLAT_TASK;
+    size_t count = flat_task_size(job->count, first);
     if (job->dy == NULL)
         xm_row_swiglu(job->y + first, job->gate + first, job->up + first, count);
     else
@@ -196,14 +207,14 @@ static void swiglu_task(void *context, int32_t task, int32_t thread)
 void xm_swiglu_forward(xm_pool *pool, const float *gate, const float *up, float *y, size_t count)
 {
     swiglu_job job = {.gate = gate, .up = up, .y = y, .count = count};
-    xm_pool_run(pool, (int32_t)((count + FLAT_TASK - 1) / FLAT_TASK), swiglu_task, &job);
+    xm_pool_run(pool, flat_tasks(count), swiglu_task, &job);
 }
 
 void xm_swiglu_backward(xm_pool *pool, const float *gate, const float *up, const float *dy,
                         float *dgate, float *dup, size_t count)
 {
     swiglu_job job = {.gate = gate, .up = up, .dy = dy, .dgate = dgate, .dup = dup, .count = count};
-    xm_pool_run(pool, (int32_t)((count + FLAT_TASK - 1) / FLAT_TASK), swiglu_task, &job);
+    xm_pool_run(pool, flat_tasks(count), swiglu_task, &job);
 }
 
 typedef struct {

@@ -78,15 +78,13 @@ static xmoe_status check_shape(const xm_network_shape *s, xmoe_error *error)
     if (s->width % s->heads != 0)
         return xm_fail_argument(error, "heads", "width %d is not a multiple of heads %d", s->width,
                                 s->heads);
-    if (xm_router_kind_of(s->gate, s->router) == NULL)
+    const xm_router_kind *kind = xm_router_kind_of(s->gate, s->router);
+    if (kind == NULL)
         return xm_fail_argument(error, "router", "gate %d and router type %d do not go together",
                                 (int)s->gate, (int)s->router);
-    if (s->gate == XM_GATE_BASE || s->gate == XM_GATE_HASH) {
-        int32_t k = xm_router_kind_of(s->gate, s->router)->top_k;
-        if (s->top_k != k)
-            return xm_fail_argument(error, "top_k", "top_k is %d, must be %d with this router",
-                                    s->top_k, k);
-    }
+    if (kind->top_k > 0 && s->top_k != kind->top_k)
+        return xm_fail_argument(error, "top_k", "top_k is %d, must be %d with this router",
+                                s->top_k, kind->top_k);
     if (!(s->threshold > 0.0f && s->threshold <= 1.0f))
         return xm_fail_argument(error, "threshold", "threshold is %g, must be in (0, 1]",
                                 (double)s->threshold);

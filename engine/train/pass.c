@@ -268,8 +268,8 @@ static void backward(xm_pass *pass, const float *p, const int32_t *tokens, float
                      gradient_at(g, network->output_norm_bias), pass->norm_partial, pass->rows,
                      network->shape.width);
     for (int32_t block = network->shape.blocks - 1; block >= 0; block--) {
-        if (pass->options.recompute)
-            forward_block(pass, p, block);
+        if (pass->options.recompute && block + 1 < network->shape.blocks)
+            forward_block(pass, p, block); /* the last block's are still there */
         backward_ffn(pass, p, g, block);
         backward_attention(pass, p, g, block);
     }

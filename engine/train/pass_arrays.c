@@ -127,25 +127,30 @@ static xmoe_status create_blocks(xm_pass *pass, xmoe_error *error)
     return XMOE_OK;
 }
 
+/* The engine's own turns, so that what is trained is what is served. */
 static void create_rotary(xm_pass *pass)
 {
     const xm_network_shape *s = &pass->network->shape;
     int32_t size = s->width / s->heads, length = pass->options.length;
     if (s->architecture == XM_ARCHITECTURE_XMOE)
         return;
-    pass->cosines = own(pass, (size_t)length, (size_t)size / 2);
-    pass->sines = own(pass, (size_t)length, (size_t)size / 2);
+    float *turns = own(pass, (size_t)length, (size_t)size);
+    xm_rope rope = {.dimensions = size,
+                    .halves = s->architecture == XM_ARCHITECTURE_OLMOE,
+                    .magnitude = 1.0f,
+                    .frequencies = own(pass, 1, (size_t)size / 2)};
     if (pass->failed)
         return;
-    xm_rotary_table(pass->cosines, pass->sines, length, size, XM_ROPE_BASE);
+    xm_rope_make_frequencies(&(xm_rope_scaling){.base = XM_ROPE_BASE, .factor = 1.0}, &rope);
+    for (int32_t position = 0; position < length; position++)
+        xm_rope_turns(&rope, position, turns + (size_t)position * (size_t)size);
     pass->query_key = (xm_query_key_shape){.rows = pass->rows,
                                            .length = length,
                                            .width = s->width,
                                            .heads = s->heads,
-                                           .halves = s->architecture == XM_ARCHITECTURE_OLMOE,
                                            .epsilon = s->epsilon,
-                                           .cosines = pass->cosines,
-                                           .sines = pass->sines};
+                                           .rope = rope,
+                                           .turns = turns};
 }
 
 static void create_shared(xm_pass *pass)

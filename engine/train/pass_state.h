@@ -34,8 +34,7 @@ struct xm_pass {
     float *losses; /* [rows] */
     float *logits; /* [XM_LOSS_ROWS][vocabulary] */
     float *attention_scratch;
-    float *cosines, *sines; /* [length][head size / 2] */
-    const int32_t *tokens;  /* of the run */
+    const int32_t *tokens; /* of the run */
     xm_train_moe_scratch moe;
     /* training only */
     float *dx, *dnorm; /* [rows][d] */

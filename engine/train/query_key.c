@@ -6,7 +6,6 @@
 
 #include "train/rows.h"
 
-#include <math.h>
 #include <string.h>
 
 typedef struct {
@@ -16,31 +15,13 @@ typedef struct {
     const xm_query_key_gradients *gradients; /* NULL: forward */
 } query_key_job;
 
-void xm_rotary_table(float *cosines, float *sines, int32_t length, int32_t size, double base)
+/* All heads of one row of q or k, in place; turn: there or back. */
+static void turn_row(const xm_query_key_shape *s, float *x, int32_t position,
+                     void (*turn)(const xm_rope *rope, const float *turns, float *x))
 {
-    int32_t half = size / 2;
-    for (int32_t position = 0; position < length; position++)
-        for (int32_t i = 0; i < half; i++) {
-            double angle = position * pow(base, -2.0 * i / size);
-            cosines[position * half + i] = (float)cos(angle);
-            sines[position * half + i] = (float)sin(angle);
-        }
-}
-
-/* Turns all heads of one row of q or k; direction -1 turns back, which is the gradient. */
-static void turn_row(const xm_query_key_shape *s, float *x, int32_t position, float direction)
-{
-    int32_t size = s->width / s->heads, half = size / 2;
-    int32_t step = s->halves ? 1 : 2, partner = s->halves ? half : 1;
-    const float *cosines = s->cosines + (size_t)position * (size_t)half;
-    const float *sines = s->sines + (size_t)position * (size_t)half;
-    for (int32_t head = 0; head < s->heads; head++, x += size)
-        for (int32_t i = 0; i < half; i++) {
-            float *a = x + i * step, *b = a + partner;
-            float first = *a, second = *b, sine = direction * sines[i];
-            *a = first * cosines[i] - second * sine;
-            *b = first * sine + second * cosines[i];
-        }
+    const float *turns = s->turns + (size_t)position * (size_t)s->rope.dimensions;
+    for (int32_t head = 0; head < s->heads; head++)
+        turn(&s->rope, turns, x + head * (s->width / s->heads));
 }
 
 static void forward_row(const query_key_job *job, size_t row)
@@ -54,8 +35,8 @@ static void forward_row(const query_key_job *job, size_t row)
         xm_row_rms_norm(q, raw, job->q_norm, job->shape.epsilon, &inverses[0], width);
         xm_row_rms_norm(k, raw + width, job->k_norm, job->shape.epsilon, &inverses[1], width);
     }
-    turn_row(&job->shape, q, position, 1.0f);
-    turn_row(&job->shape, k, position, 1.0f);
+    turn_row(&job->shape, q, position, xm_rope_apply);
+    turn_row(&job->shape, k, position, xm_rope_apply);
 }
 
 /* partial: [3][width]: sums for q_norm and k_norm, and a row of scratch. */
@@ -67,7 +48,7 @@ static void backward_row(const query_key_job *job, size_t row, float *partial)
     float *dq = g->dqkv + row * 3 * width;
     for (size_t part = 0; part < 2; part++) { /* q, k */
         float *d = dq + part * width, *dy = partial + 2 * width;
-        turn_row(&job->shape, d, position, -1.0f);
+        turn_row(&job->shape, d, position, xm_rope_transpose);
         if (g->q_norm == NULL)
             continue;
         memcpy(dy, d, width * sizeof *dy);

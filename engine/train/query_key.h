@@ -7,17 +7,15 @@
 #define XM_TRAIN_QUERY_KEY_H
 
 #include "base/pool.h"
+#include "model/rope.h"
 
 typedef struct {
     int32_t rows, length; /* rows = sequences * length; the position of a row is row % length */
     int32_t width, heads;
-    bool halves; /* value i of a head turns with value i + size/2 (OLMoE); else 2i with 2i + 1 */
     float epsilon;
-    const float *cosines, *sines; /* [length][size / 2] */
+    xm_rope rope;       /* of a head */
+    const float *turns; /* [length][rope.dimensions]: of each position */
 } xm_query_key_shape;
-
-/* The table of angles position * base^(-2i / size). cosines, sines: [length][size / 2]. */
-void xm_rotary_table(float *cosines, float *sines, int32_t length, int32_t size, double base);
 
 /* qkv: [rows][3 * width], q, k, v. q_norm, k_norm: [width], or both NULL: no norm. raw:
  * [rows][2 * width], keeps q and k as they came, and inverses: [rows][2], with a norm only. */
