@@ -109,6 +109,8 @@ typedef struct {
 
 /* "threshold", "top_k", "dense", "sigmoid"; NULL for an unknown value. */
 XMOE_API const char *xmoe_router_type_name(xmoe_router_type type);
+/* Whether a router of this type reads its threshold. */
+XMOE_API bool xmoe_router_type_has_threshold(xmoe_router_type type);
 /* Parses such a name; false if it is none. */
 XMOE_API bool xmoe_router_type_parse(const char *name, xmoe_router_type *type);
 

@@ -82,6 +82,7 @@ bool xm_schema_count(xm_schema_builder *builder, const cJSON *schema, const char
  * has the type (NULL: any). */
 bool xm_schema_constants(xm_schema_builder *builder, const cJSON *first, bool single,
                          const cJSON *type, xm_text *out);
+
 /* json_schema_members.c */
 bool xm_schema_object(xm_schema_builder *builder, const cJSON *schema, xm_text *out);
 bool xm_schema_array(xm_schema_builder *builder, const cJSON *schema, xm_text *out);

@@ -100,15 +100,10 @@ bool xm_router_apply(const xmoe_model *model, const cJSON *router, const char *p
     return true;
 }
 
-static bool reads_threshold(const xmoe_router *router)
-{
-    return router->type == XMOE_ROUTER_THRESHOLD || router->type == XMOE_ROUTER_SIGMOID;
-}
-
 void xm_router_write_members(const xmoe_router *router, xm_json *json)
 {
     xm_json_string(json, "type", xmoe_router_type_name(router->type));
-    if (reads_threshold(router))
+    if (xmoe_router_type_has_threshold(router->type))
         xm_json_float(json, "threshold", router->threshold);
     if (router->type == XMOE_ROUTER_TOP_K)
         xm_json_int(json, "top_k", router->top_k);
@@ -120,7 +115,8 @@ void xm_router_write_members(const xmoe_router *router, xm_json *json)
 /* Equal in effect: what the type does not read does not count. */
 static bool equal(const xmoe_router *a, const xmoe_router *b)
 {
-    return a->type == b->type && (!reads_threshold(a) || a->threshold == b->threshold) &&
+    return a->type == b->type &&
+           (!xmoe_router_type_has_threshold(a->type) || a->threshold == b->threshold) &&
            (a->type != XMOE_ROUTER_TOP_K || a->top_k == b->top_k) &&
            a->min_experts == b->min_experts && a->max_experts == b->max_experts &&
            a->normalize == b->normalize;

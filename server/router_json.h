@@ -10,8 +10,8 @@
 
 /* Applies the members that `router` has to every MoE layer of *routing, then those of its "layers".
  * Where no type is given, a threshold or a top_k alone asks for its type; a threshold is also type
- * sigmoid's. Problems name the member
- * as prefix + "threshold" and so on. The result is checked against the model. */
+ * sigmoid's. Problems name the member as prefix + "threshold" and so on. The result is checked
+ * against the model. */
 bool xm_router_apply(const xmoe_model *model, const cJSON *router, const char *prefix,
                      xmoe_routing *routing, xm_problem *problem);
 

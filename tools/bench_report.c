@@ -10,39 +10,28 @@
 
 #include "cli.h"
 #include "json.h"
+#include "spread.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-bench_spread bench_spread_of(const bench_variant *variant)
+static spread_figures spread_of_variant(const bench_variant *variant)
 {
     double sorted[BENCH_MAX_REPEATS];
     const size_t count = (size_t)variant->sample_count;
-    if (count == 0) {
-        return (bench_spread){0};
-    }
     memcpy(sorted, variant->samples, count * sizeof *sorted);
-    qsort(sorted, count, sizeof *sorted, compare);
-    double median = (sorted[(count - 1) / 2] + sorted[count / 2]) / 2;
-    return (bench_spread){.median = median, .minimum = sorted[0], .maximum = sorted[count - 1]};
+    return spread_of(sorted, count);
 }
 
 /* Of the first variant of a kind. */
-static bench_spread spread_of_kind(const bench_results *results, bench_kind kind)
+static spread_figures spread_of_kind(const bench_results *results, bench_kind kind)
 {
     for (int32_t i = 0; i < results->count; i++) {
         if (results->variants[i].kind == kind) {
-            return bench_spread_of(&results->variants[i]);
+            return spread_of_variant(&results->variants[i]);
         }
     }
-    return (bench_spread){0};
+    return (spread_figures){0};
 }
 
 /* --- derived figures ---------------------------------------------------------------------------
@@ -114,7 +103,7 @@ static void print_limits(const bench_results *results)
 {
     for (int32_t i = 0; i < results->count; i++) {
         const bench_variant *variant = &results->variants[i];
-        bench_spread spread = bench_spread_of(variant);
+        spread_figures spread = spread_of_variant(variant);
         if (variant->kind == BENCH_BANDWIDTH) {
             printf("           reads memory at %.1f GB/s (%.1f-%.1f)\n", spread.median / 1e9,
                    spread.minimum / 1e9, spread.maximum / 1e9);
@@ -136,7 +125,7 @@ static void print_decode(const bench_results *results)
             continue;
         }
         char bytes[32], range[40];
-        bench_spread spread = bench_spread_of(variant);
+        spread_figures spread = spread_of_variant(variant);
         double limit = roofline(results, variant);
         snprintf(range, sizeof range, "(%.1f-%.1f)", spread.minimum, spread.maximum);
         printf("  %-16s %5d %7.2f %9.1f %10s %9.1f %9.1f %17s %5.0f%% %6.2f\n", variant->label,
@@ -150,7 +139,7 @@ static void print_rest(const bench_results *results)
 {
     for (int32_t i = 0; i < results->count; i++) {
         const bench_variant *variant = &results->variants[i];
-        bench_spread spread = bench_spread_of(variant);
+        spread_figures spread = spread_of_variant(variant);
         if (variant->kind == BENCH_PREFILL) {
             double limit = roofline(results, variant);
             printf("\nprefill    %d tokens at %.1f tokens/s (%.1f-%.1f), %.2f experts active, "
@@ -192,7 +181,7 @@ void bench_print_csv(const bench_results *results)
            "step_bytes\n");
     for (int32_t i = 0; i < results->count; i++) {
         const bench_variant *variant = &results->variants[i];
-        bench_spread spread = bench_spread_of(variant);
+        spread_figures spread = spread_of_variant(variant);
         printf("%s,%s,%d,%.6g,%.6g,%.6g,%s,", kind_names[variant->kind], variant->label,
                variant->sequences, spread.median, spread.minimum, spread.maximum,
                kind_units[variant->kind]);
@@ -210,7 +199,7 @@ void bench_print_csv(const bench_results *results)
 static void write_variant(json_writer *json, const bench_results *results,
                           const bench_variant *variant)
 {
-    bench_spread spread = bench_spread_of(variant);
+    spread_figures spread = spread_of_variant(variant);
     json_open_object(json, NULL);
     json_string(json, "measure", kind_names[variant->kind]);
     json_string(json, "unit", kind_units[variant->kind]);

@@ -37,12 +37,6 @@ typedef struct {
     const char *peak_name;
 } bench_results;
 
-typedef struct {
-    double median, minimum, maximum;
-} bench_spread;
-
-bench_spread bench_spread_of(const bench_variant *variant);
-
 void bench_print(const bench_results *results);
 void bench_print_csv(const bench_results *results);
 void bench_write_json(const bench_results *results);

@@ -12,13 +12,13 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "cli.h"
+#include "spread.h"
 #include "train/gemm_peak.h"
 #include "train/linear.h"
 #include "train/moe.h"
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 enum { ROUNDS = 15, PEAK_ROUNDS = 3 };
 enum { FORWARD, BACKWARD, FORWARD_PRODUCTS, BACKWARD_PRODUCTS, PARTS };
@@ -237,18 +237,6 @@ static double rate_of(const bench *b, int32_t part)
     return part == BACKWARD || part == BACKWARD_PRODUCTS ? 2 * rate : rate;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, size_t count)
-{
-    qsort(values, count, sizeof *values, compare_doubles);
-    return values[count / 2];
-}
-
 /* Pairs that were kept, over all groups. */
 static double kept_pairs(const bench *b)
 {
@@ -281,7 +269,7 @@ static xmoe_status run(bench *b, xm_workers *workers, xmoe_error *error)
         if (status != XMOE_OK)
             return status;
     }
-    double peak = median(peaks, PEAK_ROUNDS);
+    double peak = spread_of(peaks, PEAK_ROUNDS).median;
     printf(
         "One MoE layer: d %d, %d experts of %d, %d rows a thread, %d thread%s; %.2f experts a row "
         "kept\n",
@@ -291,10 +279,10 @@ static xmoe_status run(bench *b, xm_workers *workers, xmoe_error *error)
            peak * 1e-9);
     printf("%-9s %10s %16s %9s %16s\n", "", "GFLOP/s", "products alone", "of them",
            "of the square");
-    print_row("forward", median(rates[FORWARD], ROUNDS), median(rates[FORWARD_PRODUCTS], ROUNDS),
-              peak);
-    print_row("backward", median(rates[BACKWARD], ROUNDS), median(rates[BACKWARD_PRODUCTS], ROUNDS),
-              peak);
+    print_row("forward", spread_of(rates[FORWARD], ROUNDS).median,
+              spread_of(rates[FORWARD_PRODUCTS], ROUNDS).median, peak);
+    print_row("backward", spread_of(rates[BACKWARD], ROUNDS).median,
+              spread_of(rates[BACKWARD_PRODUCTS], ROUNDS).median, peak);
     return XMOE_OK;
 }
 

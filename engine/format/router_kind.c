@@ -31,3 +31,8 @@ const xm_router_kind *xm_router_kind_of(xm_gate gate, xmoe_router_type chooses)
             return &kinds[i];
     return NULL;
 }
+
+bool xm_is_expert(float entry, int32_t experts)
+{
+    return entry >= 0.0f && entry < (float)experts && entry == (float)(int32_t)entry;
+}

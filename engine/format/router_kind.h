@@ -33,4 +33,7 @@ const xm_router_kind *xm_router_kind_by_name(const char *name, size_t length);
 /* NULL if no value says this. */
 const xm_router_kind *xm_router_kind_of(xm_gate gate, xmoe_router_type chooses);
 
+/* Whether an entry of a hash layer's table, kept as F32, is one of its experts. */
+bool xm_is_expert(float entry, int32_t experts);
+
 #endif

@@ -212,13 +212,13 @@ static xmoe_status read_rules(xm_decoder_job *job, xmoe_error *error)
     xmoe_model_info *info = &loader->model->info;
     xm_gate_rules *rules = &job->rules;
     xmoe_router *router = &info->router;
+    const xm_router_kind *kind = xm_router_kind_of(XM_GATE_SOFTMAX, XMOE_ROUTER_TOP_K);
     xmoe_status status;
     rules->weight_scale = 1.0f;
-    router->type = XMOE_ROUTER_TOP_K;
     router->normalize = job->decoder->normalize;
     if ((status = xm_key_size(loader, "expert_used_count", true, info->expert_count, &router->top_k,
                               error)) != XMOE_OK ||
-        (status = xm_key_router_type(loader, &router->type, error)) != XMOE_OK ||
+        (status = xm_key_router_kind(loader, true, &kind, error)) != XMOE_OK ||
         (status = xm_key_number(loader, "router.threshold", false, 0.0, 1.0, &router->threshold,
                                 error)) != XMOE_OK ||
         (status = xm_key_flag(loader, "expert_weights_norm", &router->normalize, error)) !=
@@ -227,6 +227,7 @@ static xmoe_status read_rules(xm_decoder_job *job, xmoe_error *error)
                                 &rules->weight_scale, error)) != XMOE_OK ||
         (status = read_gating(job, error)) != XMOE_OK)
         return status;
+    router->type = kind->chooses;
     rules->trained_top_k = router->top_k;
     rules->normalize_epsilon = rules->score == XM_SCORE_SIGMOID ? 1e-20f : 0.0f;
     return read_groups(job, error);

@@ -1,8 +1,6 @@
 /* keys.c - see keys.h. Runs on the thread that loads the model. */
 #include "model/keys.h"
 
-#include "format/router_kind.h"
-
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -93,17 +91,18 @@ bool xm_key_text_is(xm_string text, const char *expected)
     return text.length == strlen(expected) && memcmp(text.data, expected, text.length) == 0;
 }
 
-xmoe_status xm_key_router_type(const xm_loader *loader, xmoe_router_type *type, xmoe_error *error)
+xmoe_status xm_key_router_kind(const xm_loader *loader, bool softmax, const xm_router_kind **kind,
+                               xmoe_error *error)
 {
     xm_string text = {0};
     xmoe_status status = xm_key_text(loader, "router.type", &text, error);
     if (status != XMOE_OK || text.data == NULL)
         return status;
-    const xm_router_kind *kind = xm_router_kind_by_name(text.data, text.length);
-    if (kind == NULL || kind->gate != XM_GATE_SOFTMAX)
-        return xm_key_fail(loader, "router.type", error,
-                           "is '%.*s', expected threshold, top_k or dense",
-                           (int)(text.length < 32 ? text.length : 32), text.data);
-    *type = kind->chooses;
+    const xm_router_kind *found = xm_router_kind_by_name(text.data, text.length);
+    if (found == NULL || (softmax && found->gate != XM_GATE_SOFTMAX))
+        return xm_key_fail(loader, "router.type", error, "is '%.*s', expected %s",
+                           (int)(text.length < 32 ? text.length : 32), text.data,
+                           softmax ? "threshold, top_k or dense" : XM_ROUTER_KIND_NAMES);
+    *kind = found;
     return XMOE_OK;
 }

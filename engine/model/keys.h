@@ -5,6 +5,7 @@
 #ifndef XM_MODEL_KEYS_H
 #define XM_MODEL_KEYS_H
 
+#include "format/router_kind.h"
 #include "model/loader.h"
 
 enum {
@@ -31,8 +32,9 @@ xmoe_status xm_key_flag(const xm_loader *loader, const char *name, bool *value, 
 /* Absent: *value stays. */
 xmoe_status xm_key_text(const xm_loader *loader, const char *name, xm_string *value,
                         xmoe_error *error);
-/* router.type of a model with softmax scores: how it was trained to choose. Absent: *type stays. */
-xmoe_status xm_key_router_type(const xm_loader *loader, xmoe_router_type *type, xmoe_error *error);
+/* router.type; softmax: only of those whose scores are a softmax. Absent: *kind stays. */
+xmoe_status xm_key_router_kind(const xm_loader *loader, bool softmax, const xm_router_kind **kind,
+                               xmoe_error *error);
 bool xm_key_text_is(xm_string text, const char *expected);
 
 #endif

@@ -39,6 +39,11 @@ const char *xmoe_router_type_name(xmoe_router_type type)
     return NULL;
 }
 
+bool xmoe_router_type_has_threshold(xmoe_router_type type)
+{
+    return type == XMOE_ROUTER_THRESHOLD || type == XMOE_ROUTER_SIGMOID;
+}
+
 bool xmoe_router_type_parse(const char *name, xmoe_router_type *type)
 {
     for (size_t i = 0; i < ROUTER_TYPES; i++)
@@ -68,7 +73,7 @@ static xmoe_status check_router(const xmoe_model *model, int32_t layer, const xm
                                 "layer %d: type sigmoid is for models trained with it; this one "
                                 "was trained with %s",
                                 layer, xmoe_router_type_name(model->info.router.type));
-    if ((router->type == XMOE_ROUTER_THRESHOLD || router->type == XMOE_ROUTER_SIGMOID) &&
+    if (xmoe_router_type_has_threshold(router->type) &&
         !(router->threshold > 0.0f && router->threshold <= 1.0f))
         return xm_fail_argument(error, "threshold",
                                 "layer %d: threshold is %g, expected above 0 and at most 1", layer,

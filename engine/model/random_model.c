@@ -164,7 +164,7 @@ static void write_keys(xm_gguf_writer *writer, const xmoe_random_model *shape)
     xm_gguf_writer_u32(writer, "xmoe.expert_feed_forward_length",
                        (uint32_t)shape->expert_feed_forward_length);
     xm_gguf_writer_string(writer, "xmoe.router.type", xmoe_router_type_name(shape->router.type));
-    if (shape->router.type == XMOE_ROUTER_THRESHOLD || shape->router.type == XMOE_ROUTER_SIGMOID)
+    if (xmoe_router_type_has_threshold(shape->router.type))
         xm_gguf_writer_f32(writer, "xmoe.router.threshold", shape->router.threshold);
     if (shape->router.type == XMOE_ROUTER_TOP_K)
         xm_gguf_writer_u32(writer, "xmoe.expert_used_count", (uint32_t)shape->router.top_k);
@@ -255,7 +255,7 @@ static xmoe_status check_router(const xmoe_random_model *shape, xmoe_error *erro
     const xmoe_router *router = &shape->router;
     if (xmoe_router_type_name(router->type) == NULL)
         return xm_fail_argument(error, "router", "router type %d is unknown", (int)router->type);
-    if ((router->type == XMOE_ROUTER_THRESHOLD || router->type == XMOE_ROUTER_SIGMOID) &&
+    if (xmoe_router_type_has_threshold(router->type) &&
         !(router->threshold > 0.0f && router->threshold <= 1.0f))
         return xm_fail_argument(error, "threshold", "threshold is %g, expected above 0 to 1",
                                 (double)router->threshold);

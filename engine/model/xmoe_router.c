@@ -16,33 +16,18 @@ bool xm_xmoe_is_moe_layer(const void *context, int32_t layer)
 
 /* --- keys ------------------------------------------------------------------------------------- */
 
-static xmoe_status read_kind(const xm_loader *loader, const xm_router_kind **kind,
-                             xmoe_error *error)
-{
-    xm_string text = {"threshold", 9}; /* where the file says nothing */
-    xmoe_status status = xm_key_text(loader, "router.type", &text, error);
-    if (status != XMOE_OK)
-        return status;
-    *kind = xm_router_kind_by_name(text.data, text.length);
-    if (*kind == NULL)
-        return xm_key_fail(loader, "router.type", error,
-                           "is '%.*s', expected " XM_ROUTER_KIND_NAMES,
-                           (int)(text.length < 32 ? text.length : 32), text.data);
-    return XMOE_OK;
-}
-
 /* What the type does not use is kept where the file gives it, as the start of a user's own setting:
  * threshold 1 and one expert where it gives nothing. */
 xmoe_status xm_xmoe_router_read(xm_loader *loader, xm_xmoe_router *router_out, xmoe_error *error)
 {
     xmoe_model_info *info = &loader->model->info;
     bool any = info->moe_layer_count > 0;
-    const xm_router_kind *kind = NULL;
-    xmoe_status status = read_kind(loader, &kind, error);
+    const xm_router_kind *kind = xm_router_kind_of(XM_GATE_SOFTMAX, XMOE_ROUTER_THRESHOLD);
+    xmoe_status status = xm_key_router_kind(loader, false, &kind, error);
     if (status != XMOE_OK)
         return status;
     xmoe_router router = {.type = kind->chooses, .threshold = 1.0f, .top_k = 1, .min_experts = 1};
-    bool threshold = router.type == XMOE_ROUTER_THRESHOLD || router.type == XMOE_ROUTER_SIGMOID;
+    bool threshold = xmoe_router_type_has_threshold(router.type);
     bool top_k = router.type == XMOE_ROUTER_TOP_K && kind->top_k == 0;
     status = xm_key_number(loader, "router.threshold", any && threshold, 0.0, 1.0,
                            &router.threshold, error);
@@ -76,8 +61,7 @@ static xmoe_status convert_experts(xm_loader *loader, const char *name, const fl
                                    int32_t experts, uint16_t *expert_of, xmoe_error *error)
 {
     for (int32_t token = 0; token < loader->model->info.vocabulary_size; token++) {
-        if (!(ids[token] >= 0.0f && ids[token] < (float)experts) ||
-            ids[token] != (float)(int32_t)ids[token])
+        if (!xm_is_expert(ids[token], experts))
             return xm_fail(error, XMOE_ERROR_FORMAT,
                            "%.200s: tensor '%s' gives token %d the expert %g, expected a whole "
                            "number from 0 to %d",

@@ -82,7 +82,7 @@ xmoe_status xm_hash_check(const xm_parameter *parameter, const float *experts_of
 {
     for (size_t token = 0; token < parameter->count; token++) {
         float expert = experts_of[token];
-        if (!(expert >= 0.0f && expert < (float)experts) || expert != (float)(int32_t)expert)
+        if (!xm_is_expert(expert, experts))
             return xm_fail(error, XMOE_ERROR_FORMAT,
                            "%s: token %zu has expert %g, expected a whole number from 0 to %d",
                            parameter->name, token, (double)expert, experts - 1);
