@@ -343,7 +343,7 @@ static void equals_a_plain_sort(void **state)
         xmoe_router router = random_router(seed, experts);
         xm_gate_rules rules = seed % 3 == 0 ? plain_rules : random_rules(seed, experts, bias);
         if (router.type == XMOE_ROUTER_SIGMOID)
-            rules.selection_bias = NULL; /* ranks and scores have one order */
+            rules.selection_bias = NULL;    /* ranks and scores have one order */
         if (experts > 200 && seed % 4 != 0) /* the plain sort is slow */
             continue;
         if (experts == 1024)

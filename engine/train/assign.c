@@ -59,7 +59,8 @@ double xm_assign_step(const float *scores, size_t count)
 /* Whether row a gives way before row b: a lower bid, among equals the later row. */
 static bool is_weaker(const xm_assigner *self, int32_t a, int32_t b)
 {
-    return self->bid[a] < self->bid[b] || (self->bid[a] == self->bid[b] && a > b);
+    double left = self->bid[a], right = self->bid[b];
+    return left < right || (left == right && a > b);
 }
 
 static void sift_down(const xm_assigner *self, int32_t *heap, int32_t count, int32_t row)

@@ -66,12 +66,14 @@ xmoe_status xm_hash_balance(const xm_network *network, uint64_t seed, const uint
     ordered_token *order = xm_calloc((size_t)s->vocabulary, sizeof *order);
     double *load = xm_calloc((size_t)s->experts, sizeof *load);
     xmoe_status status = XMOE_OK;
-    if (order == NULL || load == NULL)
+    if (order == NULL || load == NULL) {
         status = xm_fail_memory(error, "hash tables", (size_t)s->vocabulary * sizeof *order);
-    for (int32_t block = 0; status == XMOE_OK && block < s->blocks; block++)
-        if (network->blocks[block].moe)
-            balance_block(network, seed, block, counts, order, load,
-                          parameters + network->blocks[block].hash);
+    } else {
+        for (int32_t block = 0; block < s->blocks; block++)
+            if (network->blocks[block].moe)
+                balance_block(network, seed, block, counts, order, load,
+                              parameters + network->blocks[block].hash);
+    }
     xm_free(order);
     xm_free(load);
     return status;

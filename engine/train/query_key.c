@@ -39,7 +39,7 @@ static void forward_row(const query_key_job *job, size_t row)
     turn_row(&job->shape, k, position, xm_rope_apply);
 }
 
-/* partial: [3][width]: sums for q_norm and k_norm, and a row of scratch. */
+/* partial: [3][width]: sums for q_norm and k_norm, and a row of scratch; NULL: no norm. */
 static void backward_row(const query_key_job *job, size_t row, float *partial)
 {
     const xm_query_key_gradients *g = job->gradients;
@@ -47,10 +47,11 @@ static void backward_row(const query_key_job *job, size_t row, float *partial)
     int32_t position = (int32_t)row % job->shape.length;
     float *dq = g->dqkv + row * 3 * width;
     for (size_t part = 0; part < 2; part++) { /* q, k */
-        float *d = dq + part * width, *dy = partial + 2 * width;
+        float *d = dq + part * width;
         turn_row(&job->shape, d, position, xm_rope_transpose);
-        if (g->q_norm == NULL)
+        if (partial == NULL)
             continue;
+        float *dy = partial + 2 * width;
         memcpy(dy, d, width * sizeof *dy);
         memset(d, 0, width * sizeof *d);
         xm_row_rms_norm_backward(
