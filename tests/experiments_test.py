@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "tools" / "experiments"))
 import figures  # noqa: E402
 import plan  # noqa: E402
 import run  # noqa: E402
+import speed  # noqa: E402
 import table  # noqa: E402
 import use  # noqa: E402
 
@@ -50,6 +51,8 @@ def make_small():
     plan.FLAGS = {name: row["flags"].split() for name, row in plan.RUNS.items()}
     use.SHUFFLES, use.PAIRS, use.SHARED_TIMES = 20, 4, 1
     run.BINARIES = ROOT / os.environ["BUILD"]
+    speed.SERVER = run.BINARIES / "xmoe-server"
+    speed.PROMPTS, speed.PROMPT_BYTES, speed.LONG_BYTES, speed.ANSWER_TOKENS = 4, 20, 40, 8
 
 
 def work_through():
@@ -63,6 +66,7 @@ class Queue(unittest.TestCase):
         write_corpus(WORK / "corpus")
         with contextlib.redirect_stderr(io.StringIO()):
             work_through()
+        speed.measure_all(WORK / "corpus", WORK / "runs", 1, 2)
         cls.rows = plan.read_csv(plan.RESULTS / "runs.csv")
 
     def test_every_run_is_measured_in_every_way(self):
@@ -104,6 +108,14 @@ class Queue(unittest.TestCase):
         self.assertEqual(said.getvalue().count("measuring"), 1)
         self.assertNotIn("training", said.getvalue())
         self.assertCountEqual(path.read_text().split("\n"), before.split("\n"))
+
+    def test_speed_is_of_the_router_that_was_asked_for(self):
+        rows = plan.read_csv(plan.RESULTS / "speed.csv")
+        self.assertEqual(len(rows), 4 * 3 * 2)  # ways to serve, kinds of requests, rounds
+        active = {(row["run"], row["served"]): float(row["mean_active"]) for row in rows}
+        self.assertEqual(active["topk-8", "as trained"], 4)
+        self.assertLess(active["threshold-0.9", "threshold 0.5"],
+                        active["threshold-0.9", "as trained"])
 
     def test_tables(self):
         figures.measured.cache_clear()

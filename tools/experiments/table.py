@@ -6,6 +6,7 @@
 
 The plots need python3-matplotlib (deploy/install-deps.sh experiments); tables come without it.
 """
+import statistics
 import sys
 
 import figures
@@ -100,6 +101,28 @@ def saving():
                          moe_change(name, label)])
     print_table(["trained as", "cheapest serving without loss", "experts per token and layer",
                  f"loss against {REFERENCE}, other documents", f"MoE against {REFERENCE}"], rows)
+
+
+def speed():
+    """Tokens per second in the server, one request at a time, eight at once, and of prompts: medians
+    of rounds in which the models take turns. Against the reference: the median over rounds of the
+    ratio within a round."""
+    cells = {}
+    for row in plan.read_csv(plan.RESULTS / "speed.csv"):
+        cells.setdefault((row["run"], row["served"]), {}).setdefault(row["requests"], []).append(row)
+    reference = cells.get((REFERENCE, TRAINED), {})
+    rows = []
+    for (name, label), kinds in cells.items():
+        row = [name, label, f"{statistics.median(float(r['mean_active']) for r in kinds['1']):.2f}"]
+        for kind in ("1", "8", "prompts"):
+            own = [float(r["tokens_per_second"]) for r in kinds[kind]]
+            base = [float(r["tokens_per_second"]) for r in reference.get(kind, [])]
+            ratios = [a / b for a, b in zip(own, base)]
+            against = f" ({100 * statistics.median(ratios) - 100:+.0f} %)" if ratios else ""
+            row.append(f"{statistics.median(own):.0f}{against}")
+        rows.append(row)
+    print_table(["run", "served", "experts per token and layer, 1 request", "1 request", "8 requests",
+                 "prompts"], rows)
 
 
 def thresholds():
@@ -239,7 +262,7 @@ def switches():
                  "difference"], rows)
 
 
-TABLES = (runs, headline, saving, thresholds, fixed, sizes, domains, layers, classes,
+TABLES = (runs, headline, saving, speed, thresholds, fixed, sizes, domains, layers, classes,
           specialisation, switches)
 PLOTS = ("thresholds", "sizes", "classes", "specialisation")
 
