@@ -9,6 +9,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 DOMAINS = ("en", "fr", "de", "code")
 STEPS = 2500
+FIRST_SEED = 1
 WINDOW, STRIDE = 256, 192  # tokens, when measuring
 
 # Equal for all runs; README.md says why. Flags of a run come after these and win.
@@ -76,10 +77,13 @@ def router(name):
     return flag(FLAGS[name], "--router")
 
 
-def servings(name):
-    """The ways to serve a run's model, as flags of xmoe-eval; the first is none: as trained."""
+def servings(name, seed=FIRST_SEED):
+    """The ways to serve a run's model, as flags of xmoe-eval; the first is none: as trained. Other
+    seeds than the first are for the error of that one alone."""
     flags = FLAGS[name]
     ways = [[]]
+    if seed != FIRST_SEED:
+        return ways
     for option, values in SERVED.get(router(name), {}).items():
         set_by, own = OWN[router(name)]
         for value in values:

@@ -90,7 +90,7 @@ def show(work):
     measured = done()
     left, runs_left = 0.0, 0
     for name, seed in plan.planned():
-        labels = {plan.label(serving) for serving in plan.servings(name)}
+        labels = {plan.label(serving) for serving in plan.servings(name, seed)}
         missing = len(labels - measured[name, seed])
         step = 0
         if work:
@@ -218,7 +218,7 @@ class Queue:
 
     def run_all(self):
         for name, seed in plan.planned():
-            missing = [serving for serving in plan.servings(name)
+            missing = [serving for serving in plan.servings(name, seed)
                        if plan.label(serving) not in done()[name, seed]]
             directory = self.work / f"{name}-s{seed}"
             if not missing or (missing[0] and not is_trained(directory)):  # another machine's
