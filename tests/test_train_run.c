@@ -46,10 +46,10 @@ static void test_loss_falls(void **state)
     train_finish(&r);
 }
 
-static void test_resume_to_the_bit(void **state)
+static void check_resume(xm_optimizer_kind optimizer)
 {
-    (void)state;
-    const xm_trainer_options options = train_toy_options();
+    xm_trainer_options options = train_toy_options();
+    options.rule.kind = optimizer;
     char path[256];
     train_path(path, "checkpoint");
     train_run whole;
@@ -69,6 +69,13 @@ static void test_resume_to_the_bit(void **state)
                         xm_trainer_network(whole.trainer)->total * sizeof(float));
     train_finish(&whole);
     train_finish(&rest);
+}
+
+static void test_resume_to_the_bit(void **state)
+{
+    (void)state;
+    check_resume(XM_OPTIMIZER_ADAMW);
+    check_resume(XM_OPTIMIZER_MUON);
 }
 
 static void damage(const char *path, long at)
@@ -99,6 +106,13 @@ static void test_checkpoints_that_do_not_fit(void **state)
     train_start(&r, &options, 1);
     assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_FORMAT);
     assert_non_null(strstr(error.message, "experts 6, this run has 5"));
+    train_finish(&r);
+
+    options = train_toy_options();
+    options.rule.kind = XM_OPTIMIZER_MUON;
+    train_start(&r, &options, 1);
+    assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_FORMAT);
+    assert_non_null(strstr(error.message, "optimizer 0, this run has 1"));
     train_finish(&r);
 
     options = train_toy_options();

@@ -74,6 +74,7 @@ xm_trainer_options train_toy_options(void)
                                 .sequences = 4,
                                 .groups = 2,
                                 .rule = {.peak_rate = 1e-2,
+                                         .momentum = 0.9,
                                          .final_rate = 1e-3,
                                          .warmup_steps = 4,
                                          .total_steps = 40,

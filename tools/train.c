@@ -25,7 +25,7 @@ enum {
 
 typedef struct {
     const char *data, *directory, *domains, *init, *name, *license, *description, *type, *router,
-        *architecture, *evaluate;
+        *optimizer, *architecture, *evaluate;
     cli_floats weights;
     uint64_t sample_bytes;
     int32_t steps, validate_every, validation_windows, checkpoint_every, log_every, threads, seed;
@@ -46,6 +46,7 @@ static settings default_settings(void)
         .name = "xmoe",
         .type = "Q8_0",
         .router = "threshold",
+        .optimizer = "adamw",
         .architecture = "xmoe",
         .sample_bytes = 32 << 20,
         .steps = 4000,
@@ -71,7 +72,11 @@ static settings default_settings(void)
                               .init_std = 0.02f,
                               .router_std = 2.0f},
                     .sequences = 4,
-                    .rule = {.beta1 = 0.9, .beta2 = 0.95, .weight_decay = 0.1, .clip = 1.0},
+                    .rule = {.beta1 = 0.9,
+                             .beta2 = 0.95,
+                             .weight_decay = 0.1,
+                             .momentum = 0.95,
+                             .clip = 1.0},
                     .capacity_factor = 8.0f,
                     .min_capacity = 4,
                     .balance_weight = 0.01f},
@@ -252,6 +257,8 @@ static xmoe_status train_together(settings *s, xmoe_error *error)
 
 static int fill_trainer(settings *s)
 {
+    bool muon = strcmp(s->optimizer, "muon") == 0; /* the command line knows the names */
+    s->trainer.rule.kind = muon ? XM_OPTIMIZER_MUON : XM_OPTIMIZER_ADAMW;
     s->trainer.rule.peak_rate = s->rate;
     s->trainer.rule.final_rate = s->final_rate;
     s->trainer.rule.warmup_steps = s->warmup;
@@ -436,12 +443,16 @@ int main(int argc, char **argv)
         FLAG("groups", "N", CLI_INT, &s.groups, .maximum = 4096, .default_text = "sequences",
              .help = "parts of a step that run at once, each on one thread; capacity and balance "
                      "of the experts are a group's"),
+        FLAG("optimizer", "NAME", CLI_STRING, &s.optimizer, .choices = "adamw|muon",
+             .help = "muon: for the matrices of attention, FFNs and experts; AdamW for the rest"),
         FLAG("rate", "R", CLI_DOUBLE, &s.rate, .maximum = 1, .help = "peak learning rate"),
         FLAG("final-rate", "R", CLI_DOUBLE, &s.final_rate, .maximum = 1,
              .help = "learning rate of the last step"),
         FLAG("warmup", "N", CLI_INT, &s.warmup, .maximum = 1e9, .help = "steps of linear warm-up"),
         FLAG("weight-decay", "W", CLI_DOUBLE, &s.trainer.rule.weight_decay, .maximum = 10,
              .help = "on matrices only"),
+        FLAG("momentum", "B", CLI_DOUBLE, &s.trainer.rule.momentum, .maximum = 0.9999,
+             .help = "of optimizer muon"),
         FLAG("clip", "NORM", CLI_DOUBLE, &s.trainer.rule.clip, .maximum = 1e9,
              .help = "largest gradient norm; 0: none"),
         FLAG("vocabulary", "N", CLI_INT, &s.corpus.vocabulary, .minimum = 257, .maximum = 65535,

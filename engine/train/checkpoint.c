@@ -17,27 +17,27 @@ typedef struct {
     uint64_t step;
     uint64_t vocabulary;
     uint64_t seed;
-    int64_t shape[14]; /* integers of the shape, in order; see make_header */
+    int64_t shape[15]; /* integers of the shape, in order; see make_header */
     float threshold, epsilon;
 } checkpoint_header;
 
 static const char *const shape_names[] = {
-    "vocabulary", "context",      "width",   "blocks",
-    "heads",      "feed_forward", "experts", "expert_feed_forward",
-    "moe_every",  "router",       "gate",    "top_k",
-    "sequences",  "architecture"};
+    "vocabulary", "context",      "width",    "blocks",
+    "heads",      "feed_forward", "experts",  "expert_feed_forward",
+    "moe_every",  "router",       "gate",     "top_k",
+    "sequences",  "architecture", "optimizer"};
 
 static checkpoint_header make_header(const xm_checkpoint *c)
 {
     const xm_network_shape *s = &c->identity.shape;
     checkpoint_header header;
     memset(&header, 0, sizeof header); /* padding is written too */
-    memcpy(header.magic, "XMTRAIN2", sizeof header.magic);
+    memcpy(header.magic, "XMTRAIN3", sizeof header.magic);
     header.total = c->network->total;
     header.step = c->step;
     header.vocabulary = c->identity.vocabulary;
     header.seed = c->identity.seed;
-    const int64_t shape[14] = {s->vocabulary,
+    const int64_t shape[15] = {s->vocabulary,
                                s->context,
                                s->width,
                                s->blocks,
@@ -50,7 +50,8 @@ static checkpoint_header make_header(const xm_checkpoint *c)
                                (int64_t)s->gate,
                                s->top_k,
                                c->identity.sequences,
-                               (int64_t)s->architecture};
+                               (int64_t)s->architecture,
+                               (int64_t)c->identity.optimizer};
     memcpy(header.shape, shape, sizeof shape);
     header.threshold = s->threshold;
     header.epsilon = s->epsilon;

@@ -6,7 +6,7 @@
 #ifndef XM_TRAIN_CHECKPOINT_H
 #define XM_TRAIN_CHECKPOINT_H
 
-#include "train/network.h"
+#include "train/optimizer.h"
 
 /* What must be equal for a run to go on bit for bit. */
 typedef struct {
@@ -14,6 +14,7 @@ typedef struct {
     uint64_t vocabulary; /* xm_vocabulary_hash */
     uint64_t seed;
     int32_t sequences;
+    xm_optimizer_kind optimizer;
 } xm_checkpoint_identity;
 
 typedef struct {

@@ -109,14 +109,20 @@ static size_t append(xm_network *network, const char *name, int32_t inner, int32
     return p->offset;
 }
 
+static xm_parameter *last(const xm_network *network)
+{
+    return &network->parameters[network->parameter_count - 1];
+}
+
 static size_t append_matrix(xm_network *network, const char *name, int32_t inner, int32_t outer,
                             int32_t experts, float init_std)
 {
     size_t offset = append(network, name, inner, outer, experts);
-    xm_parameter *p = &network->parameters[network->parameter_count - 1];
+    xm_parameter *p = last(network);
     p->decay = true;
     p->matrix = true;
     p->init_std = init_std;
+    p->map_rows = outer;
     return offset;
 }
 
@@ -129,7 +135,7 @@ static const char *block_name(char name[64], int32_t block, const char *rest)
 static size_t append_constant(xm_network *network, const char *name, int32_t inner, float value)
 {
     size_t offset = append(network, name, inner, 0, 0);
-    network->parameters[network->parameter_count - 1].init_value = value;
+    last(network)->init_value = value;
     return offset;
 }
 
@@ -189,13 +195,14 @@ static void append_router(xm_network *network, int32_t block)
     o->router_weight = o->hash = XM_NO_TENSOR;
     if (s->gate == XM_GATE_HASH) {
         o->hash = append(network, block_name(name, block, "ffn_hash.weight"), s->vocabulary, 0, 0);
-        network->parameters[network->parameter_count - 1].fixed = true;
+        last(network)->fixed = true;
         return;
     }
     o->router_weight =
         append_matrix(network, block_name(name, block, "ffn_gate_inp.weight"), s->width, s->experts,
                       0, s->router_std / sqrtf((float)s->width));
-    network->parameters[network->parameter_count - 1].matrix = false; /* F32 in every file */
+    last(network)->matrix = false; /* F32 in every file */
+    last(network)->map_rows = 0;
 }
 
 /* The rows of queries, keys and values are one matrix here in any case; xmoe's files have them as
@@ -209,6 +216,7 @@ static void append_projections(xm_network *network, int32_t block)
     if (s->architecture == XM_ARCHITECTURE_XMOE) {
         o->attn_qkv_weight = append_matrix(network, block_name(name, block, "attn_qkv.weight"),
                                            s->width, 3 * s->width, 0, s->init_std);
+        last(network)->map_rows = s->width;
         o->attn_qkv_bias = append_bias(network, block, "attn_qkv.bias", 3 * s->width, 0);
         return;
     }
@@ -267,11 +275,13 @@ xmoe_status xm_network_create(const xm_network_shape *shape, xm_network **networ
     }
     network->token_embedding = append_matrix(network, "token_embd.weight", shape->width,
                                              shape->vocabulary, 0, shape->init_std);
+    last(network)->map_rows = 0;
     network->position_embedding = XM_NO_TENSOR;
     if (shape->architecture == XM_ARCHITECTURE_XMOE) {
         network->position_embedding = append_matrix(network, "position_embd.weight", shape->width,
                                                     shape->context, 0, shape->init_std);
-        network->parameters[network->parameter_count - 1].matrix = false; /* stays F32 */
+        last(network)->matrix = false; /* stays F32 */
+        last(network)->map_rows = 0;
     }
     for (int32_t block = 0; block < shape->blocks; block++)
         append_block(network, block);

@@ -56,6 +56,8 @@ typedef struct {
     bool decay;       /* weight decay applies */
     bool matrix;      /* stored in the file's weight type; else F32 */
     bool fixed;       /* not trained: its gradient stays 0 */
+    int32_t map_rows; /* rows of each matrix in it, where these map one row to another (attention,
+                         FFNs, experts); 0: tables of rows, the router, vectors */
 } xm_parameter;
 
 /* The offset of a tensor that the architecture does not have. */

@@ -27,8 +27,9 @@ double xm_learning_rate(const xm_optimizer_rule *rule, int64_t step)
            0.5 * (rule->peak_rate - rule->final_rate) * (1.0 + cos(M_PI * progress));
 }
 
-xmoe_status xm_optimizer_create(const xm_network *network, xm_workers *workers,
-                                const xm_ranks *ranks, xm_optimizer *optimizer, xmoe_error *error)
+xmoe_status xm_optimizer_create(const xm_network *network, xm_optimizer_kind kind,
+                                xm_workers *workers, const xm_ranks *ranks, xm_optimizer *optimizer,
+                                xmoe_error *error)
 {
     *optimizer = (xm_optimizer){.network = network,
                                 .workers = workers,
@@ -44,7 +45,12 @@ xmoe_status xm_optimizer_create(const xm_network *network, xm_workers *workers,
         xm_optimizer_free(optimizer);
         return xm_fail_memory(error, "optimizer moments", 2 * network->total * sizeof(float));
     }
-    return XMOE_OK;
+    xmoe_status status = XMOE_OK;
+    if (kind == XM_OPTIMIZER_MUON)
+        status = xm_muon_create(network, workers, &optimizer->muon, error);
+    if (status != XMOE_OK)
+        xm_optimizer_free(optimizer);
+    return status;
 }
 
 void xm_optimizer_free(xm_optimizer *optimizer)
@@ -53,6 +59,7 @@ void xm_optimizer_free(xm_optimizer *optimizer)
     xm_free(optimizer->second);
     xm_free(optimizer->partial);
     xm_free(optimizer->received);
+    xm_muon_free(&optimizer->muon);
     *optimizer = (xm_optimizer){0};
 }
 
@@ -153,7 +160,7 @@ static void update_task(void *context, int32_t task, int32_t thread)
         const xm_parameter *p = &network->parameters[i];
         size_t first = p->offset > begin ? p->offset : begin;
         size_t last = p->offset + p->count < end ? p->offset + p->count : end;
-        if (first >= last)
+        if (first >= last || (p->map_rows > 0 && job->optimizer->muon.count > 0))
             continue;
         xm_adam_step step = job->step;
         step.decay = p->decay ? step.decay : 0.0f;
@@ -178,4 +185,10 @@ void xm_optimizer_step(xm_optimizer *optimizer, const xm_optimizer_rule *rule, i
                                .decay = (float)(rate * rule->weight_decay),
                                .gradient_scale = (float)clip}};
     xm_workers_run(optimizer->workers, optimizer->tasks, update_task, &job);
+    const xm_muon_step muon = {.beta = (float)rule->momentum,
+                               .rate = (float)rate,
+                               .decay = job.step.decay,
+                               .gradient_scale = (float)clip};
+    if (optimizer->muon.count > 0)
+        xm_muon_update(&optimizer->muon, &muon, gradients, optimizer->first, parameters);
 }

@@ -1,18 +1,23 @@
 /*
- * optimizer.h - AdamW (Loshchilov and Hutter 2019) over all parameters, clipping by the global
- * norm, and the learning rate's course: linear warm-up, then a cosine.
+ * optimizer.h - AdamW (Loshchilov and Hutter 2019) over all parameters, or over those that are no
+ * matrices for Muon (muon.h); clipping by the global norm, and the learning rate's course: linear
+ * warm-up, then a cosine.
  */
 #ifndef XM_TRAIN_OPTIMIZER_H
 #define XM_TRAIN_OPTIMIZER_H
 
-#include "train/network.h"
+#include "train/muon.h"
 #include "train/ranks.h"
 #include "train/workers.h"
 
+typedef enum { XM_OPTIMIZER_ADAMW, XM_OPTIMIZER_MUON } xm_optimizer_kind;
+
 typedef struct {
+    xm_optimizer_kind kind;
     double peak_rate, final_rate;
     int64_t warmup_steps, total_steps;
     double beta1, beta2, weight_decay; /* decay on matrices only */
+    double momentum;                   /* Muon's */
     double clip;                       /* largest gradient norm; 0: no clipping */
 } xm_optimizer_rule;
 
@@ -23,14 +28,16 @@ typedef struct {
     const xm_network *network;
     xm_workers *workers;
     const xm_ranks *ranks;
-    float *first, *second; /* moments, [network->total] */
+    float *first, *second; /* moments, [network->total]; Muon's momentum is in the first */
+    xm_muon muon;          /* without matrices: AdamW has all */
     float *received;       /* sums on their way from the rank before; NULL on the first */
     double *partial;       /* one sum of squares per task */
     int32_t tasks;
 } xm_optimizer;
 
-xmoe_status xm_optimizer_create(const xm_network *network, xm_workers *workers,
-                                const xm_ranks *ranks, xm_optimizer *optimizer, xmoe_error *error);
+xmoe_status xm_optimizer_create(const xm_network *network, xm_optimizer_kind kind,
+                                xm_workers *workers, const xm_ranks *ranks, xm_optimizer *optimizer,
+                                xmoe_error *error);
 void xm_optimizer_free(xm_optimizer *optimizer);
 
 /* Makes gradients[0] the mean of the gradients of all groups, and *norm its norm. groups: of this

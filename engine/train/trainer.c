@@ -140,8 +140,8 @@ static xmoe_status build(xm_trainer *trainer, xmoe_error *error)
         status = xm_evaluator_create(trainer->network, trainer->corpus->tokenizer, NULL,
                                      EVALUATION_SEQUENCES, &trainer->evaluator, error);
     if (status == XMOE_OK)
-        status = xm_optimizer_create(trainer->network, trainer->workers, trainer->ranks,
-                                     &trainer->optimizer, error);
+        status = xm_optimizer_create(trainer->network, o->rule.kind, trainer->workers,
+                                     trainer->ranks, &trainer->optimizer, error);
     return status == XMOE_OK ? initialise(trainer, error) : status;
 }
 
@@ -152,7 +152,8 @@ static xm_checkpoint make_checkpoint(const xm_trainer *trainer)
         .identity = {.shape = trainer->network->shape,
                      .vocabulary = xm_vocabulary_hash(&trainer->corpus->vocabulary),
                      .seed = trainer->options.seed,
-                     .sequences = trainer->options.sequences},
+                     .sequences = trainer->options.sequences,
+                     .optimizer = trainer->options.rule.kind},
         .step = trainer->step,
         .parameters = trainer->parameters,
         .first = trainer->optimizer.first,
