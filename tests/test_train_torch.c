@@ -1,7 +1,8 @@
 /*
  * test_train_torch.c - loss, routing and gradients of the trainer against PyTorch's autograd in
- * float64, on a network of four blocks (fixtures/make_train.py says how the numbers were made and
- * what the lines of the fixture mean). PyTorch itself is not needed here.
+ * float64, on networks of four blocks, for every router and architecture (fixtures/make_train.py
+ * says how the numbers were made and what the lines of the fixture mean). PyTorch itself is not
+ * needed here.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -20,7 +21,14 @@
 
 #define FIXTURE "tests/fixtures/train/torch.txt"
 
-enum { MAX_ROWS = 32, MAX_BLOCKS = 4, MAX_PARAMETERS = 64, MAX_SAMPLES = 256, MAX_CASES = 8 };
+enum {
+    MAX_ROWS = 32,
+    MAX_BLOCKS = 4,
+    MAX_PARAMETERS = 64,
+    MAX_SAMPLES = 96,
+    MAX_CASES = 8,
+    MAX_NETWORKS = 8
+};
 
 /* The fixture is float64 and the trainer F32: what is left is the trainer's rounding, 6e-8 per
  * operation, grown by sums of up to 300 terms and by four blocks of backward pass. Found on this
@@ -37,12 +45,12 @@ typedef struct {
 } gradient_record;
 
 typedef struct {
-    char name[32], router[16];
-    xmoe_router_type type;
+    char name[32];
+    const xm_router_kind *router;
     float threshold;
     int32_t top_k;
     xm_pass_options options;
-    double loss, balance_loss, entropy;
+    double loss, balance_loss, entropy, sparsity;
     double wanted, dropped; /* pairs */
     double active[MAX_BLOCKS], losses[MAX_ROWS];
     gradient_record gradients[MAX_PARAMETERS];
@@ -53,11 +61,16 @@ typedef struct {
     xm_network_shape shape;
     int32_t sequences, length, rows;
     int32_t tokens[MAX_ROWS], targets[MAX_ROWS];
-    xm_network *layout; /* where the tensors lie: the same for every router */
+    xm_network *layout; /* where the tensors lie: the same for every case */
     float *parameters;
     int32_t tensor_count;
     torch_case cases[MAX_CASES];
     int32_t case_count;
+} torch_network;
+
+typedef struct {
+    torch_network networks[MAX_NETWORKS];
+    int32_t count;
 } torch_fixture;
 
 /* --- reading ---------------------------------------------------------------------------------- */
@@ -85,9 +98,41 @@ static int32_t read_named(FILE *file, const char *name)
     return read_integer(file);
 }
 
-static void read_shape(FILE *file, torch_fixture *f)
+static const xm_router_kind *read_router(FILE *file)
+{
+    char name[32] = "";
+    assert_int_equal(fscanf(file, "%31s", name), 1);
+    const xm_router_kind *kind = xm_router_kind_by_name(name, strlen(name));
+    if (kind == NULL)
+        fail_msg("%s is no router", name);
+    return kind;
+}
+
+static xm_network *make_network(const xm_network_shape *shape, const xm_router_kind *router,
+                                float threshold, int32_t top_k)
+{
+    xm_network_shape whole = *shape;
+    whole.gate = router->gate;
+    whole.router = router->chooses;
+    whole.threshold = threshold;
+    whole.top_k = top_k;
+    whole.init_std = 0.02f; /* not used: the weights come from the fixture */
+    xm_network *network = NULL;
+    xmoe_error error;
+    if (xm_network_create(&whole, &network, &error) != XMOE_OK)
+        fail_msg("%s", error.message);
+    return network;
+}
+
+static void read_network(FILE *file, torch_network *f)
 {
     xm_network_shape *s = &f->shape;
+    char architecture[16] = "";
+    assert_int_equal(fscanf(file, "%15s", architecture), 1);
+    assert_true(xm_architecture_parse(architecture, &s->architecture));
+    const xm_router_kind *router = read_router(file);
+    s->moe_every = read_integer(file);
+    (void)read_integer(file); /* the seed */
     s->vocabulary = read_named(file, "vocabulary");
     s->context = read_named(file, "context");
     s->width = read_named(file, "width");
@@ -96,30 +141,16 @@ static void read_shape(FILE *file, torch_fixture *f)
     s->feed_forward = read_named(file, "feed_forward");
     s->experts = read_named(file, "experts");
     s->expert_feed_forward = read_named(file, "expert_feed_forward");
-    s->moe_every = read_named(file, "moe_every");
     assert_int_equal(fscanf(file, " epsilon %f", &s->epsilon), 1);
     f->sequences = read_named(file, "sequences");
     f->length = read_named(file, "length");
     f->rows = f->sequences * f->length;
     assert_true(f->rows > 0 && f->rows <= MAX_ROWS && s->blocks <= MAX_BLOCKS);
+    f->layout = make_network(s, router, 1.0f, 1);
+    f->parameters = xm_calloc_aligned(f->layout->total, sizeof(float));
 }
 
-/* c: whose router; NULL: any */
-static xm_network *make_network(const torch_fixture *f, const torch_case *c)
-{
-    xm_network_shape shape = f->shape;
-    shape.router = c == NULL ? XMOE_ROUTER_DENSE : c->type;
-    shape.threshold = c == NULL ? 1.0f : c->threshold;
-    shape.top_k = c == NULL ? 1 : c->top_k;
-    shape.init_std = 0.02f; /* not used: the weights come from the fixture */
-    xm_network *network = NULL;
-    xmoe_error error;
-    if (xm_network_create(&shape, &network, &error) != XMOE_OK)
-        fail_msg("%s", error.message);
-    return network;
-}
-
-static void read_tensor(FILE *file, torch_fixture *f)
+static void read_tensor(FILE *file, torch_network *f)
 {
     char name[64] = "";
     size_t count = 0;
@@ -135,12 +166,10 @@ static void read_tensor(FILE *file, torch_fixture *f)
     f->tensor_count++;
 }
 
-static void read_case(FILE *file, const torch_fixture *f, torch_case *c)
+static void read_case(FILE *file, const torch_network *f, torch_case *c)
 {
-    assert_int_equal(fscanf(file, "%31s %15s", c->name, c->router), 2);
-    c->type = strcmp(c->router, "threshold") == 0 ? XMOE_ROUTER_THRESHOLD
-              : strcmp(c->router, "top_k") == 0   ? XMOE_ROUTER_TOP_K
-                                                  : XMOE_ROUTER_DENSE;
+    assert_int_equal(fscanf(file, "%31s", c->name), 1);
+    c->router = read_router(file);
     c->threshold = (float)read_number(file);
     c->top_k = read_integer(file);
     c->options =
@@ -149,13 +178,15 @@ static void read_case(FILE *file, const torch_fixture *f, torch_case *c)
     c->options.min_capacity = read_integer(file);
     c->options.balance_weight = (float)read_number(file);
     c->options.entropy_weight = (float)read_number(file);
+    c->options.sparsity_weight = (float)read_number(file);
 }
 
-static void read_result(FILE *file, const torch_fixture *f, torch_case *c)
+static void read_result(FILE *file, const torch_network *f, torch_case *c)
 {
     c->loss = read_number(file);
     c->balance_loss = read_number(file);
     c->entropy = read_number(file);
+    c->sparsity = read_number(file);
     c->wanted = read_number(file);
     c->dropped = read_number(file);
     for (int32_t block = 0; block < f->shape.blocks; block++)
@@ -180,14 +211,17 @@ static void read_gradient(FILE *file, torch_case *c)
 }
 
 /* The rest of a line whose first word is this. */
-static void read_line(FILE *file, const char *word, torch_fixture *f)
+static void read_line(FILE *file, const char *word, torch_fixture *fixture)
 {
+    if (strcmp(word, "network") == 0) {
+        assert_true(fixture->count < MAX_NETWORKS);
+        read_network(file, &fixture->networks[fixture->count++]);
+        return;
+    }
+    assert_true(fixture->count > 0);
+    torch_network *f = &fixture->networks[fixture->count - 1];
     torch_case *c = &f->cases[f->case_count > 0 ? f->case_count - 1 : 0];
-    if (strcmp(word, "shape") == 0) {
-        read_shape(file, f);
-        f->layout = make_network(f, NULL);
-        f->parameters = xm_calloc_aligned(f->layout->total, sizeof(float));
-    } else if (strcmp(word, "tokens") == 0) {
+    if (strcmp(word, "tokens") == 0) {
         for (int32_t row = 0; row < f->rows; row++)
             f->tokens[row] = read_integer(file);
     } else if (strcmp(word, "targets") == 0) {
@@ -222,8 +256,9 @@ static int read_fixture(void **state)
     while (fscanf(file, "%15s", word) == 1)
         read_line(file, word, f);
     fclose(file);
-    assert_non_null(f->layout);
-    assert_int_equal(f->tensor_count, f->layout->parameter_count);
+    assert_true(f->count > 0);
+    for (int32_t i = 0; i < f->count; i++)
+        assert_int_equal(f->networks[i].tensor_count, f->networks[i].layout->parameter_count);
     *state = f;
     return 0;
 }
@@ -231,8 +266,10 @@ static int read_fixture(void **state)
 static int free_fixture(void **state)
 {
     torch_fixture *f = *state;
-    xm_network_free(f->layout);
-    xm_free(f->parameters);
+    for (int32_t i = 0; i < f->count; i++) {
+        xm_network_free(f->networks[i].layout);
+        xm_free(f->networks[i].parameters);
+    }
     free(f);
     return 0;
 }
@@ -292,7 +329,10 @@ static void compare_gradients(const torch_case *c, const xm_network *network,
         seen[p - network->parameters] = true;
         compare_tensor(g, gradients + p->offset, &worst);
     }
-    assert_int_equal(c->gradient_count, network->parameter_count);
+    int32_t trained = 0;
+    for (int32_t i = 0; i < network->parameter_count; i++)
+        trained += !network->parameters[i].fixed;
+    assert_int_equal(c->gradient_count, trained);
     if (!(worst.error <= gradient_bound))
         fail_msg("case %s: worst gradient is %s (off by %.3g of the tensor's RMS, bound %g)",
                  c->name, worst.what, worst.error, gradient_bound);
@@ -304,14 +344,15 @@ static void compare_number(const torch_case *c, const char *what, double found, 
         fail_msg("case %s: %s is %.9g, PyTorch %.9g", c->name, what, found, expected);
 }
 
-static void compare_result(const torch_fixture *f, const torch_case *c, const xm_pass *pass,
+static void compare_result(const torch_network *f, const torch_case *c, const xm_pass *pass,
                            const xm_pass_result *result)
 {
     int32_t counted = 0;
     compare_number(c, "loss", result->loss, c->loss);
     compare_number(c, "balance loss", result->balance_loss, c->balance_loss);
     compare_number(c, "entropy", result->entropy, c->entropy);
-    compare_number(c, "share of dropped pairs", result->dropped, c->dropped / c->wanted);
+    compare_number(c, "sparsity", result->sparsity, c->sparsity);
+    compare_number(c, "share of dropped pairs", result->dropped, c->dropped / fmax(1, c->wanted));
     for (int32_t block = 0; block < f->shape.blocks; block++)
         compare_number(c, "pairs of a block", result->active[block], c->active[block]);
     for (int32_t row = 0; row < f->rows; row++) {
@@ -322,15 +363,19 @@ static void compare_result(const torch_fixture *f, const torch_case *c, const xm
     assert_true(counted < f->rows);
 }
 
-static void check_case(const torch_fixture *f, const char *name)
+static void check_case(const torch_fixture *fixture, const char *name)
 {
+    const torch_network *f = NULL;
     const torch_case *c = NULL;
-    for (int32_t i = 0; i < f->case_count; i++)
-        if (strcmp(f->cases[i].name, name) == 0)
-            c = &f->cases[i];
+    for (int32_t n = 0; n < fixture->count; n++)
+        for (int32_t i = 0; i < fixture->networks[n].case_count; i++)
+            if (strcmp(fixture->networks[n].cases[i].name, name) == 0) {
+                f = &fixture->networks[n];
+                c = &f->cases[i];
+            }
     if (c == NULL)
         fail_msg("%s has no case %s", FIXTURE, name);
-    xm_network *network = make_network(f, c);
+    xm_network *network = make_network(&f->shape, c->router, c->threshold, c->top_k);
     float *gradients = xm_calloc_aligned(network->total, sizeof(float));
     xm_pool *pool = NULL;
     xm_pass *pass = NULL;
@@ -371,6 +416,36 @@ static void test_dense(void **state)
     check_case(*state, "dense");
 }
 
+static void test_switch(void **state)
+{
+    check_case(*state, "switch");
+}
+
+static void test_sigmoid(void **state)
+{
+    check_case(*state, "sigmoid");
+}
+
+static void test_base(void **state)
+{
+    check_case(*state, "base");
+}
+
+static void test_hash(void **state)
+{
+    check_case(*state, "hash");
+}
+
+static void test_olmoe(void **state)
+{
+    check_case(*state, "olmoe");
+}
+
+static void test_llama(void **state)
+{
+    check_case(*state, "llama");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -379,6 +454,12 @@ int main(void)
         cmocka_unit_test(test_least_capacity_and_entropy),
         cmocka_unit_test(test_top_k),
         cmocka_unit_test(test_dense),
+        cmocka_unit_test(test_switch),
+        cmocka_unit_test(test_sigmoid),
+        cmocka_unit_test(test_base),
+        cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_olmoe),
+        cmocka_unit_test(test_llama),
     };
     return cmocka_run_group_tests(tests, read_fixture, free_fixture);
 }
