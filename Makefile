@@ -30,7 +30,7 @@ TOOL_LIBS   = -Wl,--as-needed $(shell pkg-config --libs libcjson libcurl)
 # --- sources -------------------------------------------------------------------------------------
 
 # The engine without its training wing. Files *_simd.c are compiled once per instruction set.
-SIMD_SOURCES   := $(wildcard engine/*/*_simd.c)
+SIMD_SOURCES   := $(filter-out engine/train/%,$(wildcard engine/*/*_simd.c))
 ENGINE_SOURCES := $(filter-out engine/train/% $(SIMD_SOURCES),$(wildcard engine/*/*.c))
 # ranks_mpi.c is the program's that runs under mpirun: made where there is an MPI.
 TRAIN_SOURCES  := $(filter-out engine/train/ranks_mpi.c,$(wildcard engine/train/*.c))
@@ -50,6 +50,9 @@ SIMD_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.avx2.o,$(SIMD_SOURCES)) \
 endif
 AVX2_FLAGS   := -mavx2 -mfma -mf16c -DXM_ISA=avx2
 AVX512_FLAGS := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c -DXM_ISA=avx512
+
+# BF16 kernels of training; which CPU runs them is asked at run time (engine/train/gemm.c).
+BF16_FLAGS := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16
 
 ENGINE_OBJECTS := $(call objects,$(ENGINE_SOURCES)) $(SIMD_OBJECTS)
 TRAIN_OBJECTS  := $(call objects,$(TRAIN_SOURCES))
@@ -151,6 +154,10 @@ $(BUILD)/obj/engine/train/ranks_mpi.o: engine/train/ranks_mpi.c
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
 	$(Q)$(CC) $(ALL_CFLAGS) $(shell pkg-config --cflags mpi-c) -c $< -o $@
+
+ifeq ($(MACHINE),x86_64)
+$(BUILD)/obj/engine/train/gemm_bf16_simd.o: ALL_CFLAGS += $(BF16_FLAGS)
+endif
 
 $(BUILD)/obj/engine/train/%.o: engine/train/%.c
 	@mkdir -p $(@D)

@@ -21,7 +21,7 @@ import use  # noqa: E402
 
 WORK = pathlib.Path(os.environ["WORK"])
 TINY = """--vocabulary 300 --context 64 --blocks 2 --width 16 --heads 2 --feed-forward 32 --moe-every 2
-    --experts 8 --expert-feed-forward 8 --sequences 2 --groups 2 --capacity 0 --steps 30 --warmup 2
+    --experts 8 --expert-feed-forward 8 --sequences 2 --groups 2 --capacity 0 --precision f32 --steps 30 --warmup 2
     --validate-every 10 --checkpoint-every 5 --log-every 5 --domains en,fr,de,code""".split()
 SENTENCES = {"en": "The old man, said Alice, went to the sea in 1815.\n",
              "fr": "Le vieil homme, dit Alice, est parti en mer.\n",

@@ -264,9 +264,9 @@ static void test_adamw(void **state)
     xm_optimizer optimizer;
     assert_int_equal(xm_workers_create(2, &workers, NULL), XMOE_OK);
     const xm_ranks alone = {.rank = 0, .count = 1};
-    assert_int_equal(
-        xm_optimizer_create(network, XM_OPTIMIZER_ADAMW, workers, &alone, &optimizer, NULL),
-        XMOE_OK);
+    assert_int_equal(xm_optimizer_create(network, XM_OPTIMIZER_ADAMW, &xm_gemm_f32, workers, &alone,
+                                         &optimizer, NULL),
+                     XMOE_OK);
     for (size_t i = 0; i < total; i++)
         w[i] = (double)parameters[i];
     for (int64_t step = 0; step < 3; step++) {

@@ -102,7 +102,7 @@ static void check_known(int32_t rows, int32_t columns)
         double value = rounds(values[k] / sqrt(norm));
         assert_true(value > 0.65 && value < 1.25);
     }
-    xm_orthogonalise(x, rows, columns, scratch);
+    xm_orthogonalise(&xm_gemm_f32, NULL, x, rows, columns, scratch);
     for (size_t i = 0; i < count; i++)
         if (fabs((double)x[i] - expected[i]) > 1e-4)
             fail_msg("%d x %d, element %zu: %g, expected %g", rows, columns, i, (double)x[i],
@@ -126,7 +126,7 @@ static void test_zero_stays_zero(void **state)
     float x[6] = {0}, scratch[14];
     const float zero[6] = {0};
     assert_int_equal(xm_orthogonalise_scratch(2, 3), 14);
-    xm_orthogonalise(x, 2, 3, scratch);
+    xm_orthogonalise(&xm_gemm_f32, NULL, x, 2, 3, scratch);
     assert_memory_equal(x, zero, sizeof x);
 }
 
@@ -181,8 +181,9 @@ static float *three_steps(const xm_network *network, xm_optimizer_kind kind, int
     xm_workers *workers = NULL;
     xm_optimizer optimizer;
     assert_int_equal(xm_workers_create(threads, &workers, NULL), XMOE_OK);
-    assert_int_equal(xm_optimizer_create(network, kind, workers, &alone, &optimizer, NULL),
-                     XMOE_OK);
+    assert_int_equal(
+        xm_optimizer_create(network, kind, &xm_gemm_f32, workers, &alone, &optimizer, NULL),
+        XMOE_OK);
     xm_network_init(network, 3, parameters);
     for (int64_t step = 0; step < 3; step++) {
         for (size_t i = 0; i < network->total; i++)

@@ -46,10 +46,11 @@ static void test_loss_falls(void **state)
     train_finish(&r);
 }
 
-static void check_resume(xm_optimizer_kind optimizer)
+static void check_resume(xm_optimizer_kind optimizer, xm_precision precision)
 {
     xm_trainer_options options = train_toy_options();
     options.rule.kind = optimizer;
+    options.precision = precision;
     char path[256];
     train_path(path, "checkpoint");
     train_run whole;
@@ -74,8 +75,41 @@ static void check_resume(xm_optimizer_kind optimizer)
 static void test_resume_to_the_bit(void **state)
 {
     (void)state;
-    check_resume(XM_OPTIMIZER_ADAMW);
-    check_resume(XM_OPTIMIZER_MUON);
+    check_resume(XM_OPTIMIZER_ADAMW, XM_PRECISION_F32);
+    check_resume(XM_OPTIMIZER_MUON, XM_PRECISION_F32);
+    check_resume(XM_OPTIMIZER_MUON, XM_PRECISION_AUTO);
+}
+
+/* Where there is BF16, a run in it learns as one in F32 does, and neither goes on as the other. */
+static void test_bf16(void **state)
+{
+    (void)state;
+    const xm_gemm *gemm = NULL;
+    if (xm_gemm_select(XM_PRECISION_BF16, &gemm, NULL) != XMOE_OK) {
+        print_message("this CPU does not multiply BF16\n");
+        skip();
+    }
+    xm_trainer_options options = train_toy_options();
+    char path[256];
+    xmoe_error error;
+    double losses[2];
+    train_path(path, "precision");
+    for (int i = 0; i < 2; i++) {
+        train_run r;
+        options.precision = i == 0 ? XM_PRECISION_BF16 : XM_PRECISION_F32;
+        train_start(&r, &options, 2);
+        losses[i] = step(&r, 30);
+        if (i == 0) {
+            assert_int_equal(xm_trainer_save(r.trainer, path, NULL), XMOE_OK);
+        } else {
+            assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_FORMAT);
+            assert_non_null(strstr(error.message, "precision bf16, this run is in f32"));
+        }
+        train_finish(&r);
+    }
+    assert_true(losses[0] != losses[1]);
+    if (!(fabs(losses[0] - losses[1]) < 0.03 * losses[1]))
+        fail_msg("loss %g in BF16, %g in F32", losses[0], losses[1]);
 }
 
 static void damage(const char *path, long at)
@@ -238,6 +272,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_loss_falls),
         cmocka_unit_test(test_resume_to_the_bit),
+        cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_checkpoints_that_do_not_fit),
         cmocka_unit_test(test_divergence_stops),
         cmocka_unit_test(test_too_little_text),

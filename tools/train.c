@@ -25,7 +25,7 @@ enum {
 
 typedef struct {
     const char *data, *directory, *domains, *init, *name, *license, *description, *type, *router,
-        *optimizer, *architecture, *evaluate;
+        *optimizer, *precision, *architecture, *evaluate;
     cli_floats weights;
     uint64_t sample_bytes;
     int32_t steps, validate_every, validation_windows, checkpoint_every, log_every, threads, seed;
@@ -47,6 +47,7 @@ static settings default_settings(void)
         .type = "Q8_0",
         .router = "threshold",
         .optimizer = "adamw",
+        .precision = "auto",
         .architecture = "xmoe",
         .sample_bytes = 32 << 20,
         .steps = 4000,
@@ -192,10 +193,13 @@ static xmoe_status run_trainer(settings *s, const xm_corpus *corpus, xm_trainer 
                               .should_stop = should_stop,
                               .context = &listener};
     if (!s->quiet)
-        cli_warn("%.2f M parameters, %d tokens per step, steps %llu to %d, %d rank%s, %s kernels",
+        cli_warn("%.2f M parameters, %d tokens per step, steps %llu to %d, %d rank%s, %s "
+                 "(%s kernels)",
                  (double)network->total / 1e6, s->trainer.sequences * s->trainer.shape.context,
                  (unsigned long long)xm_trainer_steps_done(trainer), s->steps, ranks->count,
-                 ranks->count > 1 ? "s" : "", xm_gemm_kernels());
+                 ranks->count > 1 ? "s" : "",
+                 xm_precision_name(xm_trainer_gemm(trainer)->precision),
+                 xm_gemm_kernels(xm_trainer_gemm(trainer)));
     status = xm_run(trainer, corpus, &plan, (uint64_t)s->steps, error);
     if (status != XMOE_OK)
         return status;
@@ -257,6 +261,9 @@ static xmoe_status train_together(settings *s, xmoe_error *error)
 
 static int fill_trainer(settings *s)
 {
+    for (int precision = XM_PRECISION_F32; precision <= XM_PRECISION_AUTO; precision++)
+        if (strcmp(s->precision, xm_precision_name((xm_precision)precision)) == 0)
+            s->trainer.precision = (xm_precision)precision;
     bool muon = strcmp(s->optimizer, "muon") == 0; /* the command line knows the names */
     s->trainer.rule.kind = muon ? XM_OPTIMIZER_MUON : XM_OPTIMIZER_ADAMW;
     s->trainer.rule.peak_rate = s->rate;
@@ -407,7 +414,8 @@ static void use_wide_kernels(char **argv)
     if (!wide || getenv(variable) != NULL)
         return;
     for (size_t i = 0; i < sizeof narrow / sizeof narrow[0]; i++)
-        if (strcmp(xm_gemm_kernels(), narrow[i]) == 0 && setenv(variable, "SkylakeX", 0) == 0)
+        if (strcmp(xm_gemm_kernels(&xm_gemm_f32), narrow[i]) == 0 &&
+            setenv(variable, "SkylakeX", 0) == 0)
             (void)execv("/proc/self/exe", argv); /* where it fails, the narrow ones do */
 #else
     (void)argv;
@@ -443,6 +451,10 @@ int main(int argc, char **argv)
         FLAG("groups", "N", CLI_INT, &s.groups, .maximum = 4096, .default_text = "sequences",
              .help = "parts of a step that run at once, each on one thread; capacity and balance "
                      "of the experts are a group's"),
+        FLAG("precision", "NAME", CLI_STRING, &s.precision, .choices = "auto|f32|bf16",
+             .help =
+                 "of matrix products; bf16: operands are rounded to BF16, sums and all else stay "
+                 "F32; auto: bf16 where the CPU has it"),
         FLAG("optimizer", "NAME", CLI_STRING, &s.optimizer, .choices = "adamw|muon",
              .help = "muon: for the matrices of attention, FFNs and experts; AdamW for the rest"),
         FLAG("rate", "R", CLI_DOUBLE, &s.rate, .maximum = 1, .help = "peak learning rate"),

@@ -4,7 +4,7 @@
  * As in training, every thread has a group of its own: it runs the layer over the group's rows,
  * single-threaded, all threads at once. Counted are the multiply-adds of the router and of the kept
  * (row, expert) pairs, times two; backward they are twice those of forward. "Products alone" are
- * the very BLAS calls of the layer, same sizes, same operands, without what stands between them.
+ * the very products of the layer, same sizes, same operands, without what stands between them.
  * What is measured takes turns, round after round; medians are printed.
  */
 #include "train_bench.h"
@@ -28,10 +28,12 @@ typedef struct {
     xm_train_moe_layer layer;
     xm_train_moe_scratch scratch;
     float *h, *y, *dy, *dh, *gradients;
+    xm_compute compute;
     double seconds[PARTS]; /* of one repeat, in the last round */
 } group;
 
 typedef struct {
+    const xm_gemm *gemm;
     int32_t rows, width, hidden, experts, threads, repeats;
     float *parameters;
     xm_train_moe_weights weights;
@@ -116,7 +118,11 @@ static xmoe_status make_group(bench *b, const xm_route_rule *rule, int32_t index
                              parameter_count(b)};
     g->h = random_floats(rows * d, stream, 1.0); /* as a LayerNorm leaves it */
     g->dy = random_floats(rows * d, stream + 1, 1e-3);
-    bool fine = g->h != NULL && g->dy != NULL;
+    g->compute.gemm = b->gemm;
+    if (b->gemm->scratch_bytes > 0)
+        g->compute.scratch = xm_calloc_aligned(1, b->gemm->scratch_bytes);
+    bool fine = g->h != NULL && g->dy != NULL &&
+                (g->compute.scratch != NULL || b->gemm->scratch_bytes == 0);
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0] && fine; i++)
         fine = (*arrays[i] = xm_calloc_aligned(counts[i], sizeof(float))) != NULL;
     return fine ? XMOE_OK : xm_fail_memory(error, "a layer", slots * d * sizeof(float));
@@ -141,6 +147,7 @@ static void free_bench(bench *b)
                            g->gradients};
         for (size_t k = 0; k < sizeof arrays / sizeof arrays[0]; k++)
             xm_free(arrays[k]);
+        xm_free(g->compute.scratch);
         xm_routes_free(&g->layer.routes);
     }
     xm_free(b->groups);
@@ -151,15 +158,16 @@ static void forward_products(const bench *b, group *g)
 {
     const xm_routes *routes = &g->layer.routes;
     int32_t d = b->width, f = b->hidden;
-    xm_linear_forward(NULL, g->h, b->weights.gate.weight, NULL, g->scratch.dlogits, b->rows, d,
+    const xm_compute f32 = xm_compute_f32(NULL); /* the router's */
+    xm_linear_forward(&f32, g->h, b->weights.gate.weight, NULL, g->scratch.dlogits, b->rows, d,
                       b->experts);
     for (int32_t e = 0; e < b->experts; e++) {
         size_t first = (size_t)routes->expert_begin[e], matrix = (size_t)e * (size_t)f * (size_t)d;
         int32_t rows = routes->expert_begin[e + 1] - routes->expert_begin[e];
-        xm_gemm_nt(rows, f, d, g->layer.gathered + first * (size_t)d, d, b->weights.up + matrix, d,
-                   0.0f, g->layer.before + first * (size_t)f, f);
-        xm_gemm_nt(rows, d, f, g->layer.before + first * (size_t)f, f, b->weights.down + matrix, f,
-                   0.0f, g->scratch.out + first * (size_t)d, d);
+        b->gemm->nt(g->compute.scratch, rows, f, d, g->layer.gathered + first * (size_t)d, d,
+                    b->weights.up + matrix, d, 0.0f, g->layer.before + first * (size_t)f, f);
+        b->gemm->nt(g->compute.scratch, rows, d, f, g->layer.before + first * (size_t)f, f,
+                    b->weights.down + matrix, f, 0.0f, g->scratch.out + first * (size_t)d, d);
     }
 }
 
@@ -174,15 +182,17 @@ static void backward_products(const bench *b, group *g)
         const float *h = g->layer.gathered + first * (size_t)d;
         float *dout = g->scratch.dout + first * (size_t)d;
         float *du = g->scratch.dhidden + first * (size_t)f;
-        xm_gemm_nn(rows, f, d, dout, d, b->weights.down + matrix, f, 0.0f, du, f);
-        xm_gemm_tn(d, f, rows, dout, d, du, f, 1.0f, to.down + matrix, f);
-        xm_gemm_tn(f, d, rows, du, f, h, d, 1.0f, to.up + matrix, d);
-        xm_gemm_nn(rows, d, f, du, f, b->weights.up + matrix, d, 0.0f,
-                   g->scratch.out + first * (size_t)d, d);
+        b->gemm->nn(g->compute.scratch, rows, f, d, dout, d, b->weights.down + matrix, f, 0.0f, du,
+                    f);
+        b->gemm->tn(g->compute.scratch, d, f, rows, dout, d, du, f, 1.0f, to.down + matrix, f);
+        b->gemm->tn(g->compute.scratch, f, d, rows, du, f, h, d, 1.0f, to.up + matrix, d);
+        b->gemm->nn(g->compute.scratch, rows, d, f, du, f, b->weights.up + matrix, d, 0.0f,
+                    g->scratch.out + first * (size_t)d, d);
     }
-    xm_linear_backward_weight(NULL, g->scratch.dlogits, g->h, to.gate.weight, NULL, b->rows, d,
+    const xm_compute f32 = xm_compute_f32(NULL);
+    xm_linear_backward_weight(&f32, g->scratch.dlogits, g->h, to.gate.weight, NULL, b->rows, d,
                               b->experts);
-    xm_linear_backward_input(NULL, g->scratch.dlogits, b->weights.gate.weight, g->dh, b->rows, d,
+    xm_linear_backward_input(&f32, g->scratch.dlogits, b->weights.gate.weight, g->dh, b->rows, d,
                              b->experts, true);
 }
 
@@ -191,11 +201,12 @@ static void run_part(const bench *b, group *g, int32_t part)
     xm_train_moe_gradients gradients = layout(b, g->gradients);
     switch (part) {
     case FORWARD:
-        xm_train_moe_forward(NULL, &b->weights, &g->layer, &g->scratch, g->h, NULL, g->h, g->y);
+        xm_train_moe_forward(&g->compute, &b->weights, &g->layer, &g->scratch, g->h, NULL, g->h,
+                             g->y);
         break;
     case BACKWARD:
-        xm_train_moe_backward(NULL, &b->weights, &gradients, &g->layer, &g->scratch, g->h, g->dy,
-                              g->dh);
+        xm_train_moe_backward(&g->compute, &b->weights, &gradients, &g->layer, &g->scratch, g->h,
+                              g->dy, g->dh);
         break;
     case FORWARD_PRODUCTS:
         forward_products(b, g);
@@ -265,7 +276,8 @@ static xmoe_status run(bench *b, xm_workers *workers, xmoe_error *error)
             rates[part][round] = rate_of(b, part);
         if (round % (ROUNDS / PEAK_ROUNDS) != 0)
             continue;
-        xmoe_status status = xm_gemm_peak(workers, &peaks[round / (ROUNDS / PEAK_ROUNDS)], error);
+        xmoe_status status =
+            xm_gemm_peak(workers, b->gemm, &peaks[round / (ROUNDS / PEAK_ROUNDS)], error);
         if (status != XMOE_OK)
             return status;
     }
@@ -275,8 +287,8 @@ static xmoe_status run(bench *b, xm_workers *workers, xmoe_error *error)
         "kept\n",
         b->width, b->experts, b->hidden, b->rows, b->threads, b->threads > 1 ? "s" : "",
         kept_pairs(b) / b->threads / b->rows);
-    printf("BLAS (%s kernels) on a square of 1024: %.1f GFLOP/s\n\n", xm_gemm_kernels(),
-           peak * 1e-9);
+    printf("Products in %s (%s kernels) on a square of 1024: %.1f GFLOP/s\n\n",
+           xm_precision_name(b->gemm->precision), xm_gemm_kernels(b->gemm), peak * 1e-9);
     printf("%-9s %10s %16s %9s %16s\n", "", "GFLOP/s", "products alone", "of them",
            "of the square");
     print_row("forward", spread_of(rates[FORWARD], ROUNDS).median,
@@ -303,6 +315,8 @@ int train_bench(const xm_trainer_options *options)
     xmoe_error error = {.message = "out of memory"};
     xm_workers *workers = NULL;
     xmoe_status status = xm_workers_create(options->threads, &workers, &error);
+    if (status == XMOE_OK)
+        status = xm_gemm_select(options->precision, &b.gemm, &error);
     if (status == XMOE_OK) {
         xm_gemm_setup();
         b.threads = xm_workers_threads(workers);

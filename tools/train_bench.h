@@ -1,6 +1,6 @@
 /*
- * train_bench.h - xmoe-train --bench: one MoE layer's forward and backward pass beside what BLAS
- * gives on the same products and on a large square.
+ * train_bench.h - xmoe-train --bench: one MoE layer's forward and backward pass beside what
+ * the same products alone give, and a large square.
  */
 #ifndef XMOE_TOOLS_TRAIN_BENCH_H
 #define XMOE_TOOLS_TRAIN_BENCH_H

@@ -8,7 +8,7 @@
 #ifndef XM_TRAIN_ATTENTION_H
 #define XM_TRAIN_ATTENTION_H
 
-#include "base/pool.h"
+#include "train/gemm.h"
 
 typedef struct {
     int32_t sequences, length; /* rows of qkv: sequences * length, sequence by sequence */
@@ -20,11 +20,11 @@ size_t xm_attention_scratch(const xm_attention_shape *shape);
 
 /* qkv: [rows][3 * width], q, k, v. out: [rows][width]. log_sums: [rows][heads].
  * scratch: threads * xm_attention_scratch floats. */
-void xm_attention_forward(xm_pool *pool, const xm_attention_shape *shape, const float *qkv,
-                          float *out, float *log_sums, float *scratch);
+void xm_attention_forward(const xm_compute *compute, const xm_attention_shape *shape,
+                          const float *qkv, float *out, float *log_sums, float *scratch);
 /* dqkv: [rows][3 * width], overwritten. */
-void xm_attention_backward(xm_pool *pool, const xm_attention_shape *shape, const float *qkv,
-                           const float *out, const float *log_sums, const float *dout, float *dqkv,
-                           float *scratch);
+void xm_attention_backward(const xm_compute *compute, const xm_attention_shape *shape,
+                           const float *qkv, const float *out, const float *log_sums,
+                           const float *dout, float *dqkv, float *scratch);
 
 #endif

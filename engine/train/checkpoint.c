@@ -19,6 +19,7 @@ typedef struct {
     uint64_t seed;
     int64_t shape[15]; /* integers of the shape, in order; see make_header */
     float threshold, epsilon;
+    int64_t precision;
 } checkpoint_header;
 
 static const char *const shape_names[] = {
@@ -55,6 +56,7 @@ static checkpoint_header make_header(const xm_checkpoint *c)
     memcpy(header.shape, shape, sizeof shape);
     header.threshold = s->threshold;
     header.epsilon = s->epsilon;
+    header.precision = (int64_t)c->identity.precision;
     return header;
 }
 
@@ -101,6 +103,12 @@ xmoe_status xm_checkpoint_save(const xm_checkpoint *c, const char *path, xmoe_er
     return XMOE_OK;
 }
 
+static const char *name_precision(int64_t precision)
+{
+    bool known = precision == XM_PRECISION_F32 || precision == XM_PRECISION_BF16;
+    return known ? xm_precision_name((xm_precision)precision) : "that is not known";
+}
+
 static xmoe_status check_header(const checkpoint_header *found, const checkpoint_header *expected,
                                 const char *path, xmoe_error *error)
 {
@@ -114,6 +122,10 @@ static xmoe_status check_header(const checkpoint_header *found, const checkpoint
     if (found->threshold != expected->threshold || found->epsilon != expected->epsilon)
         return xm_fail(error, XMOE_ERROR_FORMAT, "%s was made with threshold %g, this run has %g",
                        path, (double)found->threshold, (double)expected->threshold);
+    if (found->precision != expected->precision)
+        return xm_fail(error, XMOE_ERROR_FORMAT,
+                       "%s was made in precision %s, this run is in %s: go on with --precision",
+                       path, name_precision(found->precision), name_precision(expected->precision));
     if (found->vocabulary != expected->vocabulary)
         return xm_fail(error, XMOE_ERROR_FORMAT, "%s was made with another vocabulary", path);
     if (found->seed != expected->seed)

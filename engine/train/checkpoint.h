@@ -15,6 +15,7 @@ typedef struct {
     uint64_t seed;
     int32_t sequences;
     xm_optimizer_kind optimizer;
+    xm_precision precision; /* f32 or bf16 */
 } xm_checkpoint_identity;
 
 typedef struct {

@@ -12,7 +12,8 @@ void xm_train_gate_forward(xm_pool *pool, const xm_train_gate *gate, const float
         xm_routes_look_up(routes, gate->expert_of, tokens);
         return;
     }
-    xm_linear_forward(pool, h, gate->weight, NULL, routes->probabilities, routes->rows, gate->width,
+    const xm_compute f32 = xm_compute_f32(pool); /* the router is F32 in any case */
+    xm_linear_forward(&f32, h, gate->weight, NULL, routes->probabilities, routes->rows, gate->width,
                       routes->experts);
     xm_routes_choose(routes, pool);
 }
@@ -23,9 +24,10 @@ void xm_train_gate_backward(xm_pool *pool, const xm_train_gate *gate,
 {
     if (routes->rule.gate == XM_GATE_HASH)
         return;
+    const xm_compute f32 = xm_compute_f32(pool);
     xm_routes_backward(routes, pool, dgate, dlogits);
-    xm_linear_backward_weight(pool, dlogits, h, gradients->weight, NULL, routes->rows, gate->width,
+    xm_linear_backward_weight(&f32, dlogits, h, gradients->weight, NULL, routes->rows, gate->width,
                               routes->experts);
-    xm_linear_backward_input(pool, dlogits, gate->weight, dh, routes->rows, gate->width,
+    xm_linear_backward_input(&f32, dlogits, gate->weight, dh, routes->rows, gate->width,
                              routes->experts, true);
 }

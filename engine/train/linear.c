@@ -5,7 +5,6 @@
 
 #include "train/rows.h"
 
-#include <cblas.h>
 #include <string.h>
 
 enum {
@@ -14,38 +13,8 @@ enum {
     FLAT_TASK = 65536 /* floats per task of elementwise loops */
 };
 
-void xm_gemm_setup(void)
-{
-    openblas_set_num_threads(1);
-}
-
-const char *xm_gemm_kernels(void)
-{
-    return openblas_get_corename();
-}
-
-void xm_gemm_nt(int32_t m, int32_t n, int32_t k, const float *a, int32_t a_stride, const float *b,
-                int32_t b_stride, float beta, float *c, int32_t c_stride)
-{
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, 1.0f, a, a_stride, b, b_stride,
-                beta, c, c_stride);
-}
-
-void xm_gemm_nn(int32_t m, int32_t n, int32_t k, const float *a, int32_t a_stride, const float *b,
-                int32_t b_stride, float beta, float *c, int32_t c_stride)
-{
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, n, k, 1.0f, a, a_stride, b, b_stride,
-                beta, c, c_stride);
-}
-
-void xm_gemm_tn(int32_t m, int32_t n, int32_t k, const float *a, int32_t a_stride, const float *b,
-                int32_t b_stride, float beta, float *c, int32_t c_stride)
-{
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, m, n, k, 1.0f, a, a_stride, b, b_stride,
-                beta, c, c_stride);
-}
-
 typedef struct {
+    const xm_compute *compute;
     const float *x, *weight, *bias, *residual, *dy;
     float *y, *dx, *dweight, *dbias;
     int32_t rows, in, out;
@@ -65,7 +34,6 @@ static int32_t task_size(int32_t total, int32_t per_task, int32_t task)
 
 static void forward_task(void *context, int32_t task, int32_t thread)
 {
-    (void)thread;
     const linear_job *job = context;
     size_t first = (size_t)task * ROW_TASK;
     size_t out = (size_t)job->out;
@@ -73,23 +41,25 @@ static void forward_task(void *context, int32_t task, int32_t thread)
     float *y = job->y + first * out;
     if (job->residual != NULL)
         memcpy(y, job->residual + first * out, (size_t)rows * out * sizeof *y);
-    xm_gemm_nt(rows, job->out, job->in, job->x + first * (size_t)job->in, job->in, job->weight,
-               job->in, job->residual != NULL ? 1.0f : 0.0f, y, job->out);
+    job->compute->gemm->nt(xm_compute_scratch(job->compute, thread), rows, job->out, job->in,
+                           job->x + first * (size_t)job->in, job->in, job->weight, job->in,
+                           job->residual != NULL ? 1.0f : 0.0f, y, job->out);
     if (job->bias != NULL)
         xm_rows_add_bias(y, job->bias, (size_t)rows, out, out);
 }
 
-void xm_linear_forward(xm_pool *pool, const float *x, const float *weight, const float *bias,
-                       float *y, int32_t rows, int32_t in, int32_t out)
+void xm_linear_forward(const xm_compute *compute, const float *x, const float *weight,
+                       const float *bias, float *y, int32_t rows, int32_t in, int32_t out)
 {
-    xm_linear_forward_residual(pool, x, weight, bias, NULL, y, rows, in, out);
+    xm_linear_forward_residual(compute, x, weight, bias, NULL, y, rows, in, out);
 }
 
-void xm_linear_forward_residual(xm_pool *pool, const float *x, const float *weight,
+void xm_linear_forward_residual(const xm_compute *compute, const float *x, const float *weight,
                                 const float *bias, const float *residual, float *y, int32_t rows,
                                 int32_t in, int32_t out)
 {
-    linear_job job = {.x = x,
+    linear_job job = {.compute = compute,
+                      .x = x,
                       .weight = weight,
                       .bias = bias,
                       .residual = residual,
@@ -97,51 +67,58 @@ void xm_linear_forward_residual(xm_pool *pool, const float *x, const float *weig
                       .rows = rows,
                       .in = in,
                       .out = out};
-    xm_pool_run(pool, task_count(rows, ROW_TASK), forward_task, &job);
+    xm_pool_run(compute->pool, task_count(rows, ROW_TASK), forward_task, &job);
 }
 
 static void backward_input_task(void *context, int32_t task, int32_t thread)
 {
-    (void)thread;
     const linear_job *job = context;
     size_t first = (size_t)task * ROW_TASK;
-    xm_gemm_nn(task_size(job->rows, ROW_TASK, task), job->in, job->out,
-               job->dy + first * (size_t)job->out, job->out, job->weight, job->in,
-               job->accumulate ? 1.0f : 0.0f, job->dx + first * (size_t)job->in, job->in);
+    job->compute->gemm->nn(
+        xm_compute_scratch(job->compute, thread), task_size(job->rows, ROW_TASK, task), job->in,
+        job->out, job->dy + first * (size_t)job->out, job->out, job->weight, job->in,
+        job->accumulate ? 1.0f : 0.0f, job->dx + first * (size_t)job->in, job->in);
 }
 
-void xm_linear_backward_input(xm_pool *pool, const float *dy, const float *weight, float *dx,
-                              int32_t rows, int32_t in, int32_t out, bool accumulate)
+void xm_linear_backward_input(const xm_compute *compute, const float *dy, const float *weight,
+                              float *dx, int32_t rows, int32_t in, int32_t out, bool accumulate)
 {
-    linear_job job = {.dy = dy,
+    linear_job job = {.compute = compute,
+                      .dy = dy,
                       .weight = weight,
                       .dx = dx,
                       .rows = rows,
                       .in = in,
                       .out = out,
                       .accumulate = accumulate};
-    xm_pool_run(pool, task_count(rows, ROW_TASK), backward_input_task, &job);
+    xm_pool_run(compute->pool, task_count(rows, ROW_TASK), backward_input_task, &job);
 }
 
 static void backward_weight_task(void *context, int32_t task, int32_t thread)
 {
-    (void)thread;
     const linear_job *job = context;
     size_t first = (size_t)task * OUT_TASK;
     int32_t outs = task_size(job->out, OUT_TASK, task);
-    xm_gemm_tn(outs, job->in, job->rows, job->dy + first, job->out, job->x, job->in, 1.0f,
-               job->dweight + first * (size_t)job->in, job->in);
+    job->compute->gemm->tn(xm_compute_scratch(job->compute, thread), outs, job->in, job->rows,
+                           job->dy + first, job->out, job->x, job->in, 1.0f,
+                           job->dweight + first * (size_t)job->in, job->in);
     if (job->dbias != NULL)
         xm_rows_column_sums(job->dbias + first, job->dy + first, (size_t)job->rows, (size_t)outs,
                             (size_t)job->out);
 }
 
-void xm_linear_backward_weight(xm_pool *pool, const float *dy, const float *x, float *dweight,
-                               float *dbias, int32_t rows, int32_t in, int32_t out)
+void xm_linear_backward_weight(const xm_compute *compute, const float *dy, const float *x,
+                               float *dweight, float *dbias, int32_t rows, int32_t in, int32_t out)
 {
-    linear_job job = {
-        .dy = dy, .x = x, .dweight = dweight, .dbias = dbias, .rows = rows, .in = in, .out = out};
-    xm_pool_run(pool, task_count(out, OUT_TASK), backward_weight_task, &job);
+    linear_job job = {.compute = compute,
+                      .dy = dy,
+                      .x = x,
+                      .dweight = dweight,
+                      .dbias = dbias,
+                      .rows = rows,
+                      .in = in,
+                      .out = out};
+    xm_pool_run(compute->pool, task_count(out, OUT_TASK), backward_weight_task, &job);
 }
 
 /* Elementwise work is cut into tasks of FLAT_TASK floats. */

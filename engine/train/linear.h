@@ -1,42 +1,28 @@
 /*
- * linear.h - matrix products of training over the pool, norms over rows, and the plain wrappers
- * of BLAS that the other operations use inside their own tasks.
+ * linear.h - linear layers of training over the pool, norms over rows, activations.
  *
  * All matrices are row-major; a weight is [out][in] as in GGUF. The split into tasks depends on the
- * sizes alone and each task runs one single-threaded BLAS call, so that results depend neither on
- * the number of threads nor on their timing. Gradients of parameters accumulate.
+ * sizes alone and each task is one product on its thread, so that results depend neither on the
+ * number of threads nor on their timing. Gradients of parameters accumulate.
  */
 #ifndef XM_TRAIN_LINEAR_H
 #define XM_TRAIN_LINEAR_H
 
-#include "base/pool.h"
-
-/* Inside tasks: c[m][n] = beta * c + op(a) op(b); the strides are those of the stored matrices. */
-void xm_gemm_nt(int32_t m, int32_t n, int32_t k, const float *a, int32_t a_stride, const float *b,
-                int32_t b_stride, float beta, float *c, int32_t c_stride); /* a[m][k] b[n][k] */
-void xm_gemm_nn(int32_t m, int32_t n, int32_t k, const float *a, int32_t a_stride, const float *b,
-                int32_t b_stride, float beta, float *c, int32_t c_stride); /* a[m][k] b[k][n] */
-void xm_gemm_tn(int32_t m, int32_t n, int32_t k, const float *a, int32_t a_stride, const float *b,
-                int32_t b_stride, float beta, float *c, int32_t c_stride); /* a[k][m] b[k][n] */
-/* BLAS itself uses one thread from here on. Called once before anything else here. */
-void xm_gemm_setup(void);
-
-/* The kernels that BLAS chose for this CPU when it was loaded, as it calls them: "Haswell". */
-const char *xm_gemm_kernels(void);
+#include "train/gemm.h"
 
 /* y[rows][out] = x[rows][in] w^T + bias (may be NULL) */
-void xm_linear_forward(xm_pool *pool, const float *x, const float *weight, const float *bias,
-                       float *y, int32_t rows, int32_t in, int32_t out);
+void xm_linear_forward(const xm_compute *compute, const float *x, const float *weight,
+                       const float *bias, float *y, int32_t rows, int32_t in, int32_t out);
 /* As above, and y += residual, [rows][out]; y may not be residual. */
-void xm_linear_forward_residual(xm_pool *pool, const float *x, const float *weight,
+void xm_linear_forward_residual(const xm_compute *compute, const float *x, const float *weight,
                                 const float *bias, const float *residual, float *y, int32_t rows,
                                 int32_t in, int32_t out);
 /* dx = dy w (accumulate: dx += dy w) */
-void xm_linear_backward_input(xm_pool *pool, const float *dy, const float *weight, float *dx,
-                              int32_t rows, int32_t in, int32_t out, bool accumulate);
+void xm_linear_backward_input(const xm_compute *compute, const float *dy, const float *weight,
+                              float *dx, int32_t rows, int32_t in, int32_t out, bool accumulate);
 /* dweight += dy^T x; dbias (may be NULL) += column sums of dy */
-void xm_linear_backward_weight(xm_pool *pool, const float *dy, const float *x, float *dweight,
-                               float *dbias, int32_t rows, int32_t in, int32_t out);
+void xm_linear_backward_weight(const xm_compute *compute, const float *dy, const float *x,
+                               float *dweight, float *dbias, int32_t rows, int32_t in, int32_t out);
 
 /* y = gelu(x) and dx = dy * gelu'(x), elementwise over count floats; dx may be dy. */
 void xm_gelu_forward(xm_pool *pool, const float *x, float *y, size_t count);

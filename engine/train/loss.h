@@ -7,7 +7,7 @@
 #ifndef XM_TRAIN_LOSS_H
 #define XM_TRAIN_LOSS_H
 
-#include "base/pool.h"
+#include "train/gemm.h"
 
 enum { XM_LOSS_ROWS = 1024 };
 
@@ -23,6 +23,6 @@ typedef struct {
 } xm_loss_job;
 
 /* Returns the number of rows that count. */
-int32_t xm_loss_run(xm_pool *pool, const xm_loss_job *job);
+int32_t xm_loss_run(const xm_compute *compute, const xm_loss_job *job);
 
 #endif

@@ -10,7 +10,6 @@
  */
 #include "train/moe.h"
 
-#include "train/linear.h"
 #include "train/rows.h"
 
 #include <string.h>
@@ -18,6 +17,7 @@
 enum { ROW_TASK = 256 };
 
 typedef struct {
+    const xm_compute *compute;
     const xm_train_moe_weights *weights;
     xm_train_moe_gradients *gradients;
     const xm_train_moe_layer *layer;
@@ -34,8 +34,9 @@ static void gather(float *to, const float *from, const int32_t *slot_row, size_t
 
 static void expert_forward_task(void *context, int32_t task, int32_t thread)
 {
-    (void)thread;
     const moe_job *job = context;
+    const xm_gemm *gemm = job->compute->gemm;
+    void *scratch = xm_compute_scratch(job->compute, thread);
     const xm_train_moe_weights *w = job->weights;
     const xm_routes *routes = &job->layer->routes;
     int32_t expert = routes->order[task];
@@ -48,20 +49,20 @@ static void expert_forward_task(void *context, int32_t task, int32_t thread)
     float *a = job->layer->activated + first * hidden, *out = job->scratch->out + first * width;
 
     gather(h, job->h, routes->slot_row + first, (size_t)rows, width);
-    xm_gemm_nt(rows, w->hidden, w->width, h, w->width, w->up + e * hidden * width, w->width, 0.0f,
-               u, w->hidden);
+    gemm->nt(scratch, rows, w->hidden, w->width, h, w->width, w->up + e * hidden * width, w->width,
+             0.0f, u, w->hidden);
     if (w->up_bias != NULL)
         xm_rows_add_bias(u, w->up_bias + e * hidden, (size_t)rows, hidden, hidden);
     if (w->expert_gate != NULL) {
         float *v = job->layer->gates + first * hidden;
-        xm_gemm_nt(rows, w->hidden, w->width, h, w->width, w->expert_gate + e * hidden * width,
-                   w->width, 0.0f, v, w->hidden);
+        gemm->nt(scratch, rows, w->hidden, w->width, h, w->width,
+                 w->expert_gate + e * hidden * width, w->width, 0.0f, v, w->hidden);
         xm_row_swiglu(a, v, u, (size_t)rows * hidden);
     } else {
         xm_row_gelu(a, u, (size_t)rows * hidden);
     }
-    xm_gemm_nt(rows, w->width, w->hidden, a, w->hidden, w->down + e * width * hidden, w->hidden,
-               0.0f, out, w->width);
+    gemm->nt(scratch, rows, w->width, w->hidden, a, w->hidden, w->down + e * width * hidden,
+             w->hidden, 0.0f, out, w->width);
     if (w->down_bias != NULL)
         xm_rows_add_bias(out, w->down_bias + e * width, (size_t)rows, width, width);
 }
@@ -83,20 +84,21 @@ static void combine_task(void *context, int32_t task, int32_t thread)
     }
 }
 
-void xm_train_moe_forward(xm_pool *pool, const xm_train_moe_weights *weights,
+void xm_train_moe_forward(const xm_compute *compute, const xm_train_moe_weights *weights,
                           xm_train_moe_layer *layer, xm_train_moe_scratch *scratch, const float *h,
                           const int32_t *tokens, const float *residual, float *y)
 {
-    moe_job job = {.weights = weights,
+    moe_job job = {.compute = compute,
+                   .weights = weights,
                    .layer = layer,
                    .scratch = scratch,
                    .h = h,
                    .residual = residual,
                    .y = y};
     int32_t rows = layer->routes.rows;
-    xm_train_gate_forward(pool, &weights->gate, h, tokens, &layer->routes);
-    xm_pool_run(pool, weights->experts, expert_forward_task, &job);
-    xm_pool_run(pool, (rows + ROW_TASK - 1) / ROW_TASK, combine_task, &job);
+    xm_train_gate_forward(compute->pool, &weights->gate, h, tokens, &layer->routes);
+    xm_pool_run(compute->pool, weights->experts, expert_forward_task, &job);
+    xm_pool_run(compute->pool, (rows + ROW_TASK - 1) / ROW_TASK, combine_task, &job);
 }
 
 /* The rows of one expert, slots [first, first + rows): from dout and c = W_down^T dout to the
@@ -132,8 +134,9 @@ static void differentiate_activation(const moe_job *job, size_t expert, size_t f
 
 static void expert_backward_task(void *context, int32_t task, int32_t thread)
 {
-    (void)thread;
     const moe_job *job = context;
+    const xm_gemm *gemm = job->compute->gemm;
+    void *scratch = xm_compute_scratch(job->compute, thread);
     const xm_train_moe_weights *w = job->weights;
     const xm_train_moe_gradients *g = job->gradients;
     const xm_routes *routes = &job->layer->routes;
@@ -148,24 +151,24 @@ static void expert_backward_task(void *context, int32_t task, int32_t thread)
     float *c = job->scratch->dhidden + first * hidden;
 
     gather(dout, job->dy, routes->slot_row + first, (size_t)rows, width);
-    xm_gemm_nn(rows, w->hidden, w->width, dout, w->width, w->down + matrix, w->hidden, 0.0f, c,
-               w->hidden);
+    gemm->nn(scratch, rows, w->hidden, w->width, dout, w->width, w->down + matrix, w->hidden, 0.0f,
+             c, w->hidden);
     differentiate_activation(job, e, first, (size_t)rows, dout, c);
-    xm_gemm_tn(w->width, w->hidden, rows, dout, w->width, job->layer->activated + first * hidden,
-               w->hidden, 1.0f, g->down + matrix, w->hidden);
-    xm_gemm_tn(w->hidden, w->width, rows, c, w->hidden, h, w->width, 1.0f, g->up + matrix,
-               w->width);
+    gemm->tn(scratch, w->width, w->hidden, rows, dout, w->width,
+             job->layer->activated + first * hidden, w->hidden, 1.0f, g->down + matrix, w->hidden);
+    gemm->tn(scratch, w->hidden, w->width, rows, c, w->hidden, h, w->width, 1.0f, g->up + matrix,
+             w->width);
     if (w->up_bias != NULL)
         xm_rows_column_sums(g->up_bias + e * hidden, c, (size_t)rows, hidden, hidden);
-    xm_gemm_nn(rows, w->width, w->hidden, c, w->hidden, w->up + matrix, w->width, 0.0f, dh,
-               w->width);
+    gemm->nn(scratch, rows, w->width, w->hidden, c, w->hidden, w->up + matrix, w->width, 0.0f, dh,
+             w->width);
     if (w->expert_gate == NULL)
         return;
     const float *dv = job->scratch->dgates + first * hidden;
-    xm_gemm_tn(w->hidden, w->width, rows, dv, w->hidden, h, w->width, 1.0f, g->expert_gate + matrix,
-               w->width);
-    xm_gemm_nn(rows, w->width, w->hidden, dv, w->hidden, w->expert_gate + matrix, w->width, 1.0f,
-               dh, w->width);
+    gemm->tn(scratch, w->hidden, w->width, rows, dv, w->hidden, h, w->width, 1.0f,
+             g->expert_gate + matrix, w->width);
+    gemm->nn(scratch, rows, w->width, w->hidden, dv, w->hidden, w->expert_gate + matrix, w->width,
+             1.0f, dh, w->width);
 }
 
 static void collect_task(void *context, int32_t task, int32_t thread)
@@ -184,12 +187,13 @@ static void collect_task(void *context, int32_t task, int32_t thread)
     }
 }
 
-void xm_train_moe_backward(xm_pool *pool, const xm_train_moe_weights *weights,
+void xm_train_moe_backward(const xm_compute *compute, const xm_train_moe_weights *weights,
                            xm_train_moe_gradients *gradients, const xm_train_moe_layer *layer,
                            xm_train_moe_scratch *scratch, const float *h, const float *dy,
                            float *dh)
 {
-    moe_job job = {.weights = weights,
+    moe_job job = {.compute = compute,
+                   .weights = weights,
                    .gradients = gradients,
                    .layer = layer,
                    .scratch = scratch,
@@ -197,8 +201,8 @@ void xm_train_moe_backward(xm_pool *pool, const xm_train_moe_weights *weights,
                    .dy = dy,
                    .dh = dh};
     int32_t rows = layer->routes.rows;
-    xm_pool_run(pool, weights->experts, expert_backward_task, &job);
-    xm_pool_run(pool, (rows + ROW_TASK - 1) / ROW_TASK, collect_task, &job);
-    xm_train_gate_backward(pool, &weights->gate, &gradients->gate, h, &layer->routes,
+    xm_pool_run(compute->pool, weights->experts, expert_backward_task, &job);
+    xm_pool_run(compute->pool, (rows + ROW_TASK - 1) / ROW_TASK, collect_task, &job);
+    xm_train_gate_backward(compute->pool, &weights->gate, &gradients->gate, h, &layer->routes,
                            scratch->dgate, scratch->dlogits, dh);
 }

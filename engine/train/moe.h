@@ -9,6 +9,7 @@
 #define XM_TRAIN_MOE_H
 
 #include "train/gate.h"
+#include "train/gemm.h"
 
 typedef struct {
     int32_t width, hidden, experts;
@@ -45,11 +46,11 @@ typedef struct {
 
 /* y = residual + sum over kept experts of gate * expert(h); h, residual, y: [rows][width]; tokens:
  * [rows]. */
-void xm_train_moe_forward(xm_pool *pool, const xm_train_moe_weights *weights,
+void xm_train_moe_forward(const xm_compute *compute, const xm_train_moe_weights *weights,
                           xm_train_moe_layer *layer, xm_train_moe_scratch *scratch, const float *h,
                           const int32_t *tokens, const float *residual, float *y);
 /* dh is overwritten. */
-void xm_train_moe_backward(xm_pool *pool, const xm_train_moe_weights *weights,
+void xm_train_moe_backward(const xm_compute *compute, const xm_train_moe_weights *weights,
                            xm_train_moe_gradients *gradients, const xm_train_moe_layer *layer,
                            xm_train_moe_scratch *scratch, const float *h, const float *dy,
                            float *dh);

@@ -9,7 +9,6 @@
 #include "train/muon.h"
 
 #include "base/memory.h"
-#include "train/linear.h"
 #include "train/rows.h"
 
 #include <math.h>
@@ -28,7 +27,8 @@ size_t xm_orthogonalise_scratch(int32_t rows, int32_t columns)
     return 2 * side * side + (size_t)rows * (size_t)columns;
 }
 
-void xm_orthogonalise(float *x, int32_t rows, int32_t columns, float *scratch)
+void xm_orthogonalise(const xm_gemm *gemm, void *gemm_scratch, float *x, int32_t rows,
+                      int32_t columns, float *scratch)
 {
     const float a = 3.4445f, b = -4.7750f, c = 2.0315f;
     const bool wide = rows <= columns;
@@ -41,18 +41,18 @@ void xm_orthogonalise(float *x, int32_t rows, int32_t columns, float *scratch)
     xm_row_scale(x, x, (float)(1.0 / norm), count);
     for (int32_t round = 0; round < ROUNDS; round++) {
         if (wide)
-            xm_gemm_nt(n, n, columns, x, columns, x, columns, 0.0f, square, n);
+            gemm->nt(gemm_scratch, n, n, columns, x, columns, x, columns, 0.0f, square, n);
         else
-            xm_gemm_tn(n, n, rows, x, columns, x, columns, 0.0f, square, n);
-        xm_gemm_nn(n, n, n, square, n, square, n, 0.0f, mix, n);
+            gemm->tn(gemm_scratch, n, n, rows, x, columns, x, columns, 0.0f, square, n);
+        gemm->nn(gemm_scratch, n, n, n, square, n, square, n, 0.0f, mix, n);
         for (size_t i = 0; i < side * side; i++)
             mix[i] = b * square[i] + c * mix[i];
         for (size_t i = 0; i < side; i++)
             mix[i * side + i] += a;
         if (wide)
-            xm_gemm_nn(rows, columns, n, mix, n, x, columns, 0.0f, next, columns);
+            gemm->nn(gemm_scratch, rows, columns, n, mix, n, x, columns, 0.0f, next, columns);
         else
-            xm_gemm_nn(rows, columns, n, x, columns, mix, n, 0.0f, next, columns);
+            gemm->nn(gemm_scratch, rows, columns, n, x, columns, mix, n, 0.0f, next, columns);
         memcpy(x, next, count * sizeof *x);
     }
 }
@@ -63,11 +63,11 @@ static size_t scratch_of(const xm_muon_matrix *m)
     return (size_t)m->rows * (size_t)m->columns + xm_orthogonalise_scratch(m->rows, m->columns);
 }
 
-xmoe_status xm_muon_create(const xm_network *network, xm_workers *workers, xm_muon *muon,
-                           xmoe_error *error)
+xmoe_status xm_muon_create(const xm_network *network, xm_workers *workers, const xm_gemm *gemm,
+                           xm_muon *muon, xmoe_error *error)
 {
     size_t most = 0, threads = (size_t)xm_workers_threads(workers);
-    *muon = (xm_muon){.workers = workers};
+    *muon = (xm_muon){.workers = workers, .gemm = gemm};
     for (int32_t i = 0; i < network->parameter_count; i++) {
         const xm_parameter *p = &network->parameters[i];
         if (p->map_rows > 0)
@@ -88,8 +88,10 @@ xmoe_status xm_muon_create(const xm_network *network, xm_workers *workers, xm_mu
         }
     }
     muon->scratch = xm_calloc_aligned(threads * muon->scratch_floats, sizeof(float));
-    if (muon->scratch == NULL) {
-        size_t bytes = threads * muon->scratch_floats * sizeof(float);
+    if (gemm->scratch_bytes > 0)
+        muon->gemm_scratch = xm_calloc_aligned(threads, gemm->scratch_bytes);
+    if (muon->scratch == NULL || (gemm->scratch_bytes > 0 && muon->gemm_scratch == NULL)) {
+        size_t bytes = threads * (muon->scratch_floats * sizeof(float) + gemm->scratch_bytes);
         xm_muon_free(muon);
         return xm_fail_memory(error, "scratch of the optimiser", bytes);
     }
@@ -100,6 +102,7 @@ void xm_muon_free(xm_muon *muon)
 {
     xm_free(muon->matrices);
     xm_free(muon->scratch);
+    xm_free(muon->gemm_scratch);
     *muon = (xm_muon){0};
 }
 
@@ -124,7 +127,9 @@ static void matrix_task(void *context, int32_t task, int32_t thread)
         momentum[i] = step->beta * momentum[i] + g;
         update[i] = g + step->beta * momentum[i];
     }
-    xm_orthogonalise(update, m->rows, m->columns, update + count);
+    xm_orthogonalise(job->muon->gemm,
+                     job->muon->gemm_scratch + (size_t)thread * job->muon->gemm->scratch_bytes,
+                     update, m->rows, m->columns, update + count);
     float longest = (float)(m->rows > m->columns ? m->rows : m->columns);
     float size = step->rate * 0.2f * sqrtf(longest);
     for (size_t i = 0; i < count; i++)

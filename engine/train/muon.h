@@ -13,6 +13,7 @@
 #ifndef XM_TRAIN_MUON_H
 #define XM_TRAIN_MUON_H
 
+#include "train/gemm.h"
 #include "train/network.h"
 #include "train/workers.h"
 
@@ -27,6 +28,8 @@ typedef struct {
     float *scratch; /* [threads][scratch_floats] */
     size_t scratch_floats;
     xm_workers *workers;
+    const xm_gemm *gemm;
+    char *gemm_scratch; /* [threads][gemm->scratch_bytes] */
 } xm_muon;
 
 typedef struct {
@@ -35,8 +38,9 @@ typedef struct {
     float gradient_scale; /* of clipping */
 } xm_muon_step;
 
-xmoe_status xm_muon_create(const xm_network *network, xm_workers *workers, xm_muon *muon,
-                           xmoe_error *error);
+/* gemm: what orthogonalises; BF16 is exact enough for it. */
+xmoe_status xm_muon_create(const xm_network *network, xm_workers *workers, const xm_gemm *gemm,
+                           xm_muon *muon, xmoe_error *error);
 void xm_muon_free(xm_muon *muon);
 
 /* Updates the matrices; arrays have the network's layout, momentum is read and written. A task is
@@ -48,6 +52,7 @@ void xm_muon_update(const xm_muon *muon, const xm_muon_step *step, const float *
 size_t xm_orthogonalise_scratch(int32_t rows, int32_t columns);
 /* x [rows][columns], with singular value decomposition U S V^T, becomes about U V^T: what was not
  * far below the largest singular value ends between 0.7 and 1.2. Zero stays zero. */
-void xm_orthogonalise(float *x, int32_t rows, int32_t columns, float *scratch);
+void xm_orthogonalise(const xm_gemm *gemm, void *gemm_scratch, float *x, int32_t rows,
+                      int32_t columns, float *scratch);
 
 #endif

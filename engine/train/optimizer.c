@@ -28,8 +28,8 @@ double xm_learning_rate(const xm_optimizer_rule *rule, int64_t step)
 }
 
 xmoe_status xm_optimizer_create(const xm_network *network, xm_optimizer_kind kind,
-                                xm_workers *workers, const xm_ranks *ranks, xm_optimizer *optimizer,
-                                xmoe_error *error)
+                                const xm_gemm *gemm, xm_workers *workers, const xm_ranks *ranks,
+                                xm_optimizer *optimizer, xmoe_error *error)
 {
     *optimizer = (xm_optimizer){.network = network,
                                 .workers = workers,
@@ -47,7 +47,7 @@ xmoe_status xm_optimizer_create(const xm_network *network, xm_optimizer_kind kin
     }
     xmoe_status status = XMOE_OK;
     if (kind == XM_OPTIMIZER_MUON)
-        status = xm_muon_create(network, workers, &optimizer->muon, error);
+        status = xm_muon_create(network, workers, gemm, &optimizer->muon, error);
     if (status != XMOE_OK)
         xm_optimizer_free(optimizer);
     return status;

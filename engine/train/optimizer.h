@@ -36,8 +36,8 @@ typedef struct {
 } xm_optimizer;
 
 xmoe_status xm_optimizer_create(const xm_network *network, xm_optimizer_kind kind,
-                                xm_workers *workers, const xm_ranks *ranks, xm_optimizer *optimizer,
-                                xmoe_error *error);
+                                const xm_gemm *gemm, xm_workers *workers, const xm_ranks *ranks,
+                                xm_optimizer *optimizer, xmoe_error *error);
 void xm_optimizer_free(xm_optimizer *optimizer);
 
 /* Makes gradients[0] the mean of the gradients of all groups, and *norm its norm. groups: of this

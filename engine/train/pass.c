@@ -34,7 +34,9 @@ xmoe_status xm_pass_create(const xm_network *network, xm_pool *pool, const xm_pa
     if (pass == NULL)
         return xm_fail_memory(error, "pass", sizeof *pass);
     pass->network = network;
-    pass->pool = pool;
+    pass->compute = xm_compute_f32(pool);
+    if (options->gemm != NULL)
+        pass->compute.gemm = options->gemm;
     pass->options = *options;
     pass->rows = options->sequences * options->length;
     pass->attention = (xm_attention_shape){.sequences = options->sequences,
@@ -121,41 +123,42 @@ static void forward_block(xm_pass *pass, const float *p, int32_t block)
     int32_t rows = pass->rows, d = s->width, ff = s->feed_forward;
     float *x_next = block + 1 < s->blocks ? pass->blocks[block + 1].x_in : pass->x_out;
 
-    xm_norm_forward(pass->pool, state->x_in, p + o->attn_norm_weight,
+    xm_norm_forward(pass->compute.pool, state->x_in, p + o->attn_norm_weight,
                     weight_at(p, o->attn_norm_bias), s->epsilon, state->attn_norm,
                     state->attn_statistics, rows, d);
-    xm_linear_forward(pass->pool, state->attn_norm, p + o->attn_qkv_weight,
+    xm_linear_forward(&pass->compute, state->attn_norm, p + o->attn_qkv_weight,
                       weight_at(p, o->attn_qkv_bias), state->qkv, rows, d, 3 * d);
     if (pass->query_key.rows > 0)
-        xm_query_key_forward(pass->pool, &pass->query_key, weight_at(p, o->attn_q_norm_weight),
-                             weight_at(p, o->attn_k_norm_weight), state->qkv, state->raw,
-                             state->raw_inverses);
-    xm_attention_forward(pass->pool, &pass->attention, state->qkv, state->attended, state->log_sums,
-                         pass->attention_scratch);
-    xm_linear_forward_residual(pass->pool, state->attended, p + o->attn_output_weight,
+        xm_query_key_forward(
+            pass->compute.pool, &pass->query_key, weight_at(p, o->attn_q_norm_weight),
+            weight_at(p, o->attn_k_norm_weight), state->qkv, state->raw, state->raw_inverses);
+    xm_attention_forward(&pass->compute, &pass->attention, state->qkv, state->attended,
+                         state->log_sums, pass->attention_scratch);
+    xm_linear_forward_residual(&pass->compute, state->attended, p + o->attn_output_weight,
                                weight_at(p, o->attn_output_bias), state->x_in, state->x_mid, rows,
                                d, d);
 
-    xm_norm_forward(pass->pool, state->x_mid, p + o->ffn_norm_weight,
+    xm_norm_forward(pass->compute.pool, state->x_mid, p + o->ffn_norm_weight,
                     weight_at(p, o->ffn_norm_bias), s->epsilon, state->ffn_norm,
                     state->ffn_statistics, rows, d);
     if (o->moe) {
         xm_train_moe_weights weights = moe_weights(pass->network, o, p);
-        xm_train_moe_forward(pass->pool, &weights, &state->moe, &pass->moe, state->ffn_norm,
+        xm_train_moe_forward(&pass->compute, &weights, &state->moe, &pass->moe, state->ffn_norm,
                              pass->tokens, state->x_mid, x_next);
         return;
     }
-    xm_linear_forward(pass->pool, state->ffn_norm, p + o->up_weight, weight_at(p, o->up_bias),
+    xm_linear_forward(&pass->compute, state->ffn_norm, p + o->up_weight, weight_at(p, o->up_bias),
                       state->before, rows, d, ff);
     if (state->gates != NULL) {
-        xm_linear_forward(pass->pool, state->ffn_norm, p + o->gate_weight, NULL, state->gates, rows,
-                          d, ff);
-        xm_swiglu_forward(pass->pool, state->gates, state->before, state->activated,
+        xm_linear_forward(&pass->compute, state->ffn_norm, p + o->gate_weight, NULL, state->gates,
+                          rows, d, ff);
+        xm_swiglu_forward(pass->compute.pool, state->gates, state->before, state->activated,
                           (size_t)rows * (size_t)ff);
     } else {
-        xm_gelu_forward(pass->pool, state->before, state->activated, (size_t)rows * (size_t)ff);
+        xm_gelu_forward(pass->compute.pool, state->before, state->activated,
+                        (size_t)rows * (size_t)ff);
     }
-    xm_linear_forward_residual(pass->pool, state->activated, p + o->down_weight,
+    xm_linear_forward_residual(&pass->compute, state->activated, p + o->down_weight,
                                weight_at(p, o->down_bias), state->x_mid, x_next, rows, ff, d);
 }
 
@@ -165,11 +168,11 @@ static void backward_attention(xm_pass *pass, const float *p, float *g, int32_t 
     const xm_block_offsets *o = &pass->network->blocks[block];
     xm_block_state *state = &pass->blocks[block];
     int32_t rows = pass->rows, d = s->width;
-    xm_linear_backward_weight(pass->pool, pass->dx, state->attended, g + o->attn_output_weight,
+    xm_linear_backward_weight(&pass->compute, pass->dx, state->attended, g + o->attn_output_weight,
                               gradient_at(g, o->attn_output_bias), rows, d, d);
-    xm_linear_backward_input(pass->pool, pass->dx, p + o->attn_output_weight, pass->dnorm, rows, d,
-                             d, false);
-    xm_attention_backward(pass->pool, &pass->attention, state->qkv, state->attended,
+    xm_linear_backward_input(&pass->compute, pass->dx, p + o->attn_output_weight, pass->dnorm, rows,
+                             d, d, false);
+    xm_attention_backward(&pass->compute, &pass->attention, state->qkv, state->attended,
                           state->log_sums, pass->dnorm, pass->dqkv, pass->attention_scratch);
     if (pass->query_key.rows > 0) {
         const xm_query_key_gradients query_key = {.q_norm = weight_at(p, o->attn_q_norm_weight),
@@ -180,13 +183,13 @@ static void backward_attention(xm_pass *pass, const float *p, float *g, int32_t 
                                                   .dq_norm = gradient_at(g, o->attn_q_norm_weight),
                                                   .dk_norm = gradient_at(g, o->attn_k_norm_weight),
                                                   .partial = pass->query_key_partial};
-        xm_query_key_backward(pass->pool, &pass->query_key, &query_key);
+        xm_query_key_backward(pass->compute.pool, &pass->query_key, &query_key);
     }
-    xm_linear_backward_weight(pass->pool, pass->dqkv, state->attn_norm, g + o->attn_qkv_weight,
+    xm_linear_backward_weight(&pass->compute, pass->dqkv, state->attn_norm, g + o->attn_qkv_weight,
                               gradient_at(g, o->attn_qkv_bias), rows, d, 3 * d);
-    xm_linear_backward_input(pass->pool, pass->dqkv, p + o->attn_qkv_weight, pass->dnorm, rows, d,
-                             3 * d, false);
-    xm_norm_backward(pass->pool, pass->dnorm, state->x_in, p + o->attn_norm_weight,
+    xm_linear_backward_input(&pass->compute, pass->dqkv, p + o->attn_qkv_weight, pass->dnorm, rows,
+                             d, 3 * d, false);
+    xm_norm_backward(pass->compute.pool, pass->dnorm, state->x_in, p + o->attn_norm_weight,
                      state->attn_statistics, pass->dx, g + o->attn_norm_weight,
                      gradient_at(g, o->attn_norm_bias), pass->norm_partial, rows, d);
 }
@@ -199,24 +202,24 @@ static void backward_dense(xm_pass *pass, const float *p, float *g, int32_t bloc
     int32_t rows = pass->rows, d = s->width, ff = s->feed_forward;
     size_t count = (size_t)rows * (size_t)ff;
     float *dup = pass->dhidden;
-    xm_linear_backward_weight(pass->pool, pass->dx, state->activated, g + o->down_weight,
+    xm_linear_backward_weight(&pass->compute, pass->dx, state->activated, g + o->down_weight,
                               gradient_at(g, o->down_bias), rows, ff, d);
-    xm_linear_backward_input(pass->pool, pass->dx, p + o->down_weight, pass->dhidden, rows, ff, d,
-                             false);
+    xm_linear_backward_input(&pass->compute, pass->dx, p + o->down_weight, pass->dhidden, rows, ff,
+                             d, false);
     if (state->gates != NULL) {
         dup = pass->dup;
-        xm_swiglu_backward(pass->pool, state->gates, state->before, pass->dhidden, pass->dhidden,
-                           dup, count);
-        xm_linear_backward_weight(pass->pool, pass->dhidden, state->ffn_norm, g + o->gate_weight,
-                                  NULL, rows, d, ff);
-        xm_linear_backward_input(pass->pool, pass->dhidden, p + o->gate_weight, pass->dnorm, rows,
-                                 d, ff, false);
+        xm_swiglu_backward(pass->compute.pool, state->gates, state->before, pass->dhidden,
+                           pass->dhidden, dup, count);
+        xm_linear_backward_weight(&pass->compute, pass->dhidden, state->ffn_norm,
+                                  g + o->gate_weight, NULL, rows, d, ff);
+        xm_linear_backward_input(&pass->compute, pass->dhidden, p + o->gate_weight, pass->dnorm,
+                                 rows, d, ff, false);
     } else {
-        xm_gelu_backward(pass->pool, state->before, pass->dhidden, pass->dhidden, count);
+        xm_gelu_backward(pass->compute.pool, state->before, pass->dhidden, pass->dhidden, count);
     }
-    xm_linear_backward_weight(pass->pool, dup, state->ffn_norm, g + o->up_weight,
+    xm_linear_backward_weight(&pass->compute, dup, state->ffn_norm, g + o->up_weight,
                               gradient_at(g, o->up_bias), rows, d, ff);
-    xm_linear_backward_input(pass->pool, dup, p + o->up_weight, pass->dnorm, rows, d, ff,
+    xm_linear_backward_input(&pass->compute, dup, p + o->up_weight, pass->dnorm, rows, d, ff,
                              state->gates != NULL);
 }
 
@@ -234,12 +237,12 @@ static void backward_ffn(xm_pass *pass, const float *p, float *g, int32_t block)
                                             .up_bias = gradient_at(g, o->up_bias),
                                             .down = g + o->down_weight,
                                             .down_bias = gradient_at(g, o->down_bias)};
-        xm_train_moe_backward(pass->pool, &weights, &gradients, &state->moe, &pass->moe,
+        xm_train_moe_backward(&pass->compute, &weights, &gradients, &state->moe, &pass->moe,
                               state->ffn_norm, pass->dx, pass->dnorm);
     } else {
         backward_dense(pass, p, g, block);
     }
-    xm_norm_backward(pass->pool, pass->dnorm, state->x_mid, p + o->ffn_norm_weight,
+    xm_norm_backward(pass->compute.pool, pass->dnorm, state->x_mid, p + o->ffn_norm_weight,
                      state->ffn_statistics, pass->dx, g + o->ffn_norm_weight,
                      gradient_at(g, o->ffn_norm_bias), pass->norm_partial, rows, d);
 }
@@ -263,7 +266,7 @@ static void backward(xm_pass *pass, const float *p, const int32_t *tokens, float
     const xm_network *network = pass->network;
     size_t d = (size_t)network->shape.width;
     memset(pass->dx, 0, (size_t)pass->rows * d * sizeof(float));
-    xm_norm_backward(pass->pool, pass->dnorm, pass->x_out, p + network->output_norm_weight,
+    xm_norm_backward(pass->compute.pool, pass->dnorm, pass->x_out, p + network->output_norm_weight,
                      pass->out_statistics, pass->dx, g + network->output_norm_weight,
                      gradient_at(g, network->output_norm_bias), pass->norm_partial, pass->rows,
                      network->shape.width);
@@ -306,7 +309,7 @@ void xm_pass_run(xm_pass *pass, const float *parameters, const int32_t *tokens,
     embed(pass, parameters, tokens, pass->blocks[0].x_in);
     for (int32_t block = 0; block < s->blocks; block++)
         forward_block(pass, parameters, block);
-    xm_norm_forward(pass->pool, pass->x_out, parameters + network->output_norm_weight,
+    xm_norm_forward(pass->compute.pool, pass->x_out, parameters + network->output_norm_weight,
                     weight_at(parameters, network->output_norm_bias), s->epsilon, pass->out_norm,
                     pass->out_statistics, pass->rows, s->width);
     xm_loss_job loss = {.h = pass->out_norm,
@@ -319,7 +322,7 @@ void xm_pass_run(xm_pass *pass, const float *parameters, const int32_t *tokens,
                         .logits = pass->logits,
                         .dh = gradients != NULL ? pass->dnorm : NULL,
                         .dweight = gradients != NULL ? gradients + network->token_embedding : NULL};
-    result->tokens = xm_loss_run(pass->pool, &loss);
+    result->tokens = xm_loss_run(&pass->compute, &loss);
     double total = 0;
     for (int32_t row = 0; row < pass->rows; row++)
         total += (double)pass->losses[row];

@@ -8,7 +8,7 @@
 #ifndef XM_TRAIN_PASS_H
 #define XM_TRAIN_PASS_H
 
-#include "base/pool.h"
+#include "train/gemm.h"
 #include "train/network.h"
 #include "train/routes.h"
 
@@ -34,6 +34,7 @@ typedef struct {
     int32_t min_capacity;
     float balance_weight, entropy_weight, sparsity_weight;
     bool training, recompute;
+    const xm_gemm *gemm; /* of all but the router; NULL: F32 */
 } xm_pass_options;
 
 xmoe_status xm_pass_create(const xm_network *network, xm_pool *pool, const xm_pass_options *options,

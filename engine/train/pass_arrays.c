@@ -162,8 +162,12 @@ static void create_shared(xm_pass *pass)
     pass->out_statistics = own(pass, rows, 2);
     pass->losses = own(pass, rows, 1);
     pass->logits = own(pass, rows < XM_LOSS_ROWS ? rows : XM_LOSS_ROWS, (size_t)s->vocabulary);
-    pass->attention_scratch =
-        own(pass, (size_t)xm_pool_threads(pass->pool), xm_attention_scratch(&pass->attention));
+    size_t gemm_scratch = pass->compute.gemm->scratch_bytes / sizeof(float);
+    if (gemm_scratch > 0)
+        pass->compute.scratch =
+            (char *)own(pass, (size_t)xm_pool_threads(pass->compute.pool), gemm_scratch);
+    pass->attention_scratch = own(pass, (size_t)xm_pool_threads(pass->compute.pool),
+                                  xm_attention_scratch(&pass->attention));
     if (pass->options.training) {
         pass->dx = own(pass, rows, d);
         pass->dnorm = own(pass, rows, d);

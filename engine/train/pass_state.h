@@ -23,7 +23,7 @@ typedef struct {
 
 struct xm_pass {
     const xm_network *network;
-    xm_pool *pool;
+    xm_compute compute;
     xm_pass_options options;
     int32_t rows;
     xm_attention_shape attention;
@@ -47,7 +47,8 @@ struct xm_pass {
     bool failed; /* an allocation did */
 };
 
-/* pass_arrays.c: network, pool, options, rows and attention are set; makes the rest. */
+/* pass_arrays.c: network, pool and products, options, rows and attention are set; makes the rest.
+ */
 xmoe_status xm_pass_create_arrays(xm_pass *pass, xmoe_error *error);
 void xm_pass_free_arrays(xm_pass *pass);
 

@@ -20,6 +20,7 @@ struct xm_trainer {
     int32_t own_groups, first_group; /* of this rank */
     const xm_corpus *corpus;
     xm_workers *workers;
+    const xm_gemm *gemm; /* of passes and optimiser; validation is F32, as serving is */
     xm_network *network;
     xm_pass **passes;        /* [own_groups] */
     float **gradients;       /* [own_groups][network->total]; the first becomes the mean */
@@ -70,7 +71,8 @@ static xmoe_status create_groups(xm_trainer *trainer, xmoe_error *error)
                                   .entropy_weight = o->entropy_weight,
                                   .sparsity_weight = o->sparsity_weight,
                                   .training = true,
-                                  .recompute = o->recompute};
+                                  .recompute = o->recompute,
+                                  .gemm = trainer->gemm};
     for (int32_t group = 0; group < trainer->own_groups; group++) {
         trainer->gradients[group] = xm_calloc_aligned(trainer->network->total, sizeof(float));
         if (trainer->gradients[group] == NULL)
@@ -127,7 +129,9 @@ static xmoe_status build(xm_trainer *trainer, xmoe_error *error)
                                 trainer->ranks->count);
     trainer->own_groups = o->groups / trainer->ranks->count;
     trainer->first_group = trainer->own_groups * trainer->ranks->rank;
-    xmoe_status status = xm_network_create(&o->shape, &trainer->network, error);
+    xmoe_status status = xm_gemm_select(o->precision, &trainer->gemm, error);
+    if (status == XMOE_OK)
+        status = xm_network_create(&o->shape, &trainer->network, error);
     if (status == XMOE_OK)
         status = check_lengths(trainer, error);
     if (status == XMOE_OK)
@@ -140,8 +144,8 @@ static xmoe_status build(xm_trainer *trainer, xmoe_error *error)
         status = xm_evaluator_create(trainer->network, trainer->corpus->tokenizer, NULL,
                                      EVALUATION_SEQUENCES, &trainer->evaluator, error);
     if (status == XMOE_OK)
-        status = xm_optimizer_create(trainer->network, o->rule.kind, trainer->workers,
-                                     trainer->ranks, &trainer->optimizer, error);
+        status = xm_optimizer_create(trainer->network, o->rule.kind, trainer->gemm,
+                                     trainer->workers, trainer->ranks, &trainer->optimizer, error);
     return status == XMOE_OK ? initialise(trainer, error) : status;
 }
 
@@ -153,7 +157,8 @@ static xm_checkpoint make_checkpoint(const xm_trainer *trainer)
                      .vocabulary = xm_vocabulary_hash(&trainer->corpus->vocabulary),
                      .seed = trainer->options.seed,
                      .sequences = trainer->options.sequences,
-                     .optimizer = trainer->options.rule.kind},
+                     .optimizer = trainer->options.rule.kind,
+                     .precision = trainer->gemm->precision},
         .step = trainer->step,
         .parameters = trainer->parameters,
         .first = trainer->optimizer.first,
@@ -168,6 +173,13 @@ static xmoe_status check_state(const xm_trainer *trainer, xmoe_error *error)
     const xm_checkpoint checkpoint = make_checkpoint(trainer);
     return xm_ranks_check_equal(trainer->ranks, "parameters, moments or step",
                                 xm_checkpoint_sum(&checkpoint), error);
+}
+
+/* Machines of different kinds would choose differently. */
+static xmoe_status check_precision(const xm_trainer *trainer, xmoe_error *error)
+{
+    return xm_ranks_check_equal(trainer->ranks, "precision (say --precision f32)",
+                                (uint64_t)trainer->gemm->precision, error);
 }
 
 static xmoe_status check_corpus(const xm_trainer *trainer, xmoe_error *error)
@@ -202,6 +214,8 @@ xmoe_status xm_trainer_create(const xm_trainer_options *options, const xm_corpus
         status = build(trainer, error);
     }
     status = xm_ranks_agree(ranks, status, error);
+    if (trainer != NULL && status == XMOE_OK)
+        status = check_precision(trainer, error);
     if (trainer != NULL && status == XMOE_OK)
         status = check_corpus(trainer, error);
     if (trainer != NULL && status == XMOE_OK)
@@ -366,11 +380,16 @@ xmoe_status xm_trainer_step(xm_trainer *trainer, xm_step_report *report, xmoe_er
     return XMOE_OK;
 }
 
+const xm_gemm *xm_trainer_gemm(const xm_trainer *trainer)
+{
+    return trainer->gemm;
+}
+
 /* All ranks at once, as they train. */
 xmoe_status xm_trainer_gemm_peak(const xm_trainer *trainer, double *flops, xmoe_error *error)
 {
     *flops = 0;
-    xmoe_status status = xm_gemm_peak(trainer->workers, flops, error);
+    xmoe_status status = xm_gemm_peak(trainer->workers, trainer->gemm, flops, error);
     status = xm_ranks_agree(trainer->ranks, status, error);
     return status == XMOE_OK ? xm_ranks_sum(trainer->ranks, flops, error) : status;
 }

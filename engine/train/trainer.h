@@ -28,6 +28,7 @@ typedef struct {
     int32_t min_capacity;
     float balance_weight, entropy_weight, sparsity_weight;
     bool recompute; /* activations are made again in the backward pass: less memory */
+    xm_precision precision;
     uint64_t seed;
     const char *init;      /* GGUF file to start from, or NULL: random */
     const xm_ranks *ranks; /* NULL: alone */
@@ -55,7 +56,10 @@ const xm_ranks *xm_trainer_ranks(const xm_trainer *trainer);
  * still those of the step before. */
 xmoe_status xm_trainer_step(xm_trainer *trainer, xm_step_report *report, xmoe_error *error);
 
-/* What BLAS gives at most on the threads of all ranks, F32 operations per second. */
+/* What it multiplies with. */
+const xm_gemm *xm_trainer_gemm(const xm_trainer *trainer);
+
+/* What that gives at most on the threads of all ranks, operations per second. */
 xmoe_status xm_trainer_gemm_peak(const xm_trainer *trainer, double *flops, xmoe_error *error);
 
 /* The validation text of each domain, as serving would see it; evaluations: one per domain. */

@@ -15,7 +15,7 @@ WINDOW, STRIDE = 256, 192  # tokens, when measuring
 # Equal for all runs; README.md says why. Flags of a run come after these and win.
 COMMON = f"""--vocabulary 4096 --context {WINDOW} --blocks 4 --width 192 --heads 4
     --feed-forward 768 --moe-every 2 --experts 64 --expert-feed-forward 96 --sequences 8 --groups 2
-    --capacity 0 --steps {STEPS} --warmup 100 --validate-every 500 --checkpoint-every 100
+    --capacity 0 --precision f32 --steps {STEPS} --warmup 100 --validate-every 500 --checkpoint-every 100
     --log-every 50 --domains {",".join(DOMAINS)}""".split()
 
 THRESHOLDS = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1")
