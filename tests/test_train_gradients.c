@@ -11,12 +11,15 @@
 
 #include "base/memory.h"
 #include "gradient_check.h"
+#include "train/expert_dropout.h"
 #include "train_routing.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+static const uint64_t DROPOUT_KEY = 77;
 
 /* --- the reference ---------------------------------------------------------------------------- */
 
@@ -47,13 +50,15 @@ static double gelu(double x)
     return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
 }
 
+/* factors: of the hidden units, NULL: 1 */
 static void feed_forward(const double *up, const double *up_bias, const double *down,
-                         const double *down_bias, int hidden, const double *h, double *y)
+                         const double *down_bias, int hidden, const double *factors,
+                         const double *h, double *y)
 {
     double a[MAX_HIDDEN];
     linear(up, up_bias, h, hidden, WIDTH, a);
     for (int i = 0; i < hidden; i++)
-        a[i] = gelu(a[i]);
+        a[i] = gelu(a[i]) * (factors == NULL ? 1 : factors[i]);
     linear(down, down_bias, a, WIDTH, hidden, y);
 }
 
@@ -78,6 +83,20 @@ static void attend(const double (*qkv)[3 * WIDTH], int t, double *out)
     }
 }
 
+/* What dropout multiplies the hidden units of a pair by: the trainer's own draws. */
+static void dropout_factors(const batch_problem *problem, int block, int row, int e,
+                            double *factors)
+{
+    const xm_expert_dropout dropout = {
+        .rate = problem->options.expert_dropout, .key = DROPOUT_KEY, .block = block};
+    float values[EXPERT_HIDDEN];
+    for (int i = 0; i < EXPERT_HIDDEN; i++)
+        values[i] = 1;
+    xm_expert_dropout_apply(&dropout, row, e, values, EXPERT_HIDDEN);
+    for (int i = 0; i < EXPERT_HIDDEN; i++)
+        factors[i] = (double)values[i];
+}
+
 /* x += MoE(norm(x)) for all rows; returns the weighted auxiliary losses. */
 static double moe_block(const batch_problem *problem, const double *w, int block,
                         double (*x)[WIDTH])
@@ -97,11 +116,12 @@ static double moe_block(const batch_problem *problem, const double *w, int block
         for (int e = 0; e < EXPERTS; e++) {
             if (!r.kept[row][e])
                 continue;
-            double y[WIDTH];
+            double y[WIDTH], factors[EXPERT_HIDDEN];
+            dropout_factors(problem, block, row, e, factors);
             feed_forward(w + o->up_weight + (size_t)e * EXPERT_HIDDEN * WIDTH,
                          w + o->up_bias + (size_t)e * EXPERT_HIDDEN,
                          w + o->down_weight + (size_t)e * WIDTH * EXPERT_HIDDEN,
-                         w + o->down_bias + (size_t)e * WIDTH, EXPERT_HIDDEN, h[row], y);
+                         w + o->down_bias + (size_t)e * WIDTH, EXPERT_HIDDEN, factors, h[row], y);
             for (int i = 0; i < WIDTH; i++)
                 x[row][i] += r.gate[row][e] * y[i];
         }
@@ -163,7 +183,7 @@ static double train_loss(const batch_problem *problem, const double *w, double *
             layer_norm(x[row], w + o->ffn_norm_weight, w + o->ffn_norm_bias,
                        (double)network->shape.epsilon, h);
             feed_forward(w + o->up_weight, w + o->up_bias, w + o->down_weight, w + o->down_bias,
-                         HIDDEN, h, y);
+                         HIDDEN, NULL, h, y);
             for (int i = 0; i < WIDTH; i++)
                 x[row][i] += y[i];
         }
@@ -191,7 +211,7 @@ typedef struct {
     bool drops;    /* the capacity limit must bite */
     int32_t top_k; /* 0: 2 */
     xm_gate gate;
-    float sparsity_weight;
+    float sparsity_weight, z_weight, expert_dropout;
 } variant;
 
 static xm_network *make_network(const variant *v)
@@ -233,6 +253,8 @@ static void check_variant(const variant *v)
                                          .balance_weight = 0.05f,
                                          .entropy_weight = v->entropy_weight,
                                          .sparsity_weight = v->sparsity_weight,
+                                         .z_weight = v->z_weight,
+                                         .expert_dropout = v->expert_dropout,
                                          .training = true}};
     gradient_tokens(problem.tokens, problem.targets, ROWS, VOCABULARY);
     problem.targets[4] = -1;
@@ -246,6 +268,7 @@ static void check_variant(const variant *v)
     for (size_t i = 0; i < network->total; i++)
         w[i] = (double)parameters[i];
     xm_pass_result result;
+    xm_pass_set_dropout_key(pass, DROPOUT_KEY);
     xm_pass_run(pass, parameters, problem.tokens, problem.targets, gradients, &result);
     double plain;
     (void)train_loss(&problem, w, &plain);
@@ -296,6 +319,24 @@ static void test_entropy(void **state)
                              .threshold = 0.7f,
                              .capacity_factor = 1.0f,
                              .entropy_weight = 0.1f,
+                             .drops = true});
+}
+
+static void test_z(void **state)
+{
+    (void)state;
+    check_variant(&(variant){
+        .name = "z", .router = XMOE_ROUTER_THRESHOLD, .threshold = 0.7f, .z_weight = 0.05f});
+}
+
+static void test_expert_dropout(void **state)
+{
+    (void)state;
+    check_variant(&(variant){.name = "expert dropout",
+                             .router = XMOE_ROUTER_THRESHOLD,
+                             .threshold = 0.8f,
+                             .capacity_factor = 0.9f,
+                             .expert_dropout = 0.3f,
                              .drops = true});
 }
 
@@ -426,6 +467,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_threshold),  cmocka_unit_test(test_threshold_one),
         cmocka_unit_test(test_capacity),   cmocka_unit_test(test_entropy),
+        cmocka_unit_test(test_z),          cmocka_unit_test(test_expert_dropout),
         cmocka_unit_test(test_top_k),      cmocka_unit_test(test_dense),
         cmocka_unit_test(test_sigmoid),    cmocka_unit_test(test_same_to_the_bit),
         cmocka_unit_test(test_bad_shapes), cmocka_unit_test(test_switch),

@@ -42,7 +42,7 @@ static void limit(routing *r, int capacity)
 
 static double auxiliary(const batch_problem *problem, const routing *r)
 {
-    double balance = 0, entropy = 0;
+    double balance = 0, entropy = 0, z = 0;
     for (int e = 0; e < EXPERTS; e++) {
         double mean = 0, top = 0;
         for (int row = 0; row < ROWS; row++) {
@@ -55,8 +55,15 @@ static double auxiliary(const batch_problem *problem, const routing *r)
         }
         balance += EXPERTS * mean * top;
     }
+    for (int row = 0; row < ROWS; row++) {
+        double sum = 0;
+        for (int e = 0; e < EXPERTS; e++)
+            sum += exp(r->z[row][e]);
+        z += log(sum) * log(sum) / ROWS;
+    }
     return (double)problem->options.balance_weight * balance +
-           (double)problem->options.entropy_weight * entropy;
+           (double)problem->options.entropy_weight * entropy +
+           (double)problem->options.z_weight * z;
 }
 
 static void score(xm_gate gate, const double *z, double *p)

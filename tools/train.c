@@ -509,6 +509,12 @@ int main(int argc, char **argv)
              .help = "weight of the balance loss; routers sigmoid, base and hash have none"),
         FLAG("router-entropy", "W", CLI_FLOAT, &s.trainer.entropy_weight, .maximum = 100,
              .help = "weight of the router's entropy; keeps choices few"),
+        FLAG("router-z", "W", CLI_FLOAT, &s.trainer.z_weight, .maximum = 100,
+             .help = "weight of the square of the log of the sum of the experts' exponentials "
+                     "(z-loss); keeps logits small"),
+        FLAG("expert-dropout", "P", CLI_FLOAT, &s.trainer.expert_dropout, .maximum = 0.99,
+             .help = "share of the experts' hidden units that is left out, anew for each token; "
+                     "in training only"),
         FLAG("sparsity", "W", CLI_FLOAT, &s.trainer.sparsity_weight, .maximum = 100,
              .help = "router sigmoid: weight of the mean gate; keeps choices few"),
         FLAG("seed", "N", CLI_INT, &s.seed, .maximum = 2147483647, .help = "of weights and data"),

@@ -7,6 +7,7 @@
  *     dW_down += dy (gate a)^T;   db_down += gate dy
  *     du = gate * c * gelu'(u);   dW_up += du h^T;   db_up += du;   dh += W_up^T du
  * With SwiGLU, a = silu(v) * u, v = W_gate h: c splits into dv and du, and both go back to h.
+ * Dropout multiplies a by a mask, and c by the same one on its way to u and v.
  */
 #include "train/moe.h"
 
@@ -30,6 +31,17 @@ static void gather(float *to, const float *from, const int32_t *slot_row, size_t
 {
     for (size_t i = 0; i < rows; i++)
         memcpy(to + i * width, from + (size_t)slot_row[i] * width, width * sizeof *to);
+}
+
+/* Leaves out hidden units of the slots [first, first + rows) of an expert; values: [rows][hidden].
+ */
+static void drop_units(const moe_job *job, int32_t expert, size_t first, size_t rows, float *values)
+{
+    size_t hidden = (size_t)job->weights->hidden;
+    if (job->layer->dropout.rate > 0.0f)
+        for (size_t i = 0; i < rows; i++)
+            xm_expert_dropout_apply(&job->layer->dropout, job->layer->routes.slot_row[first + i],
+                                    expert, values + i * hidden, hidden);
 }
 
 static void expert_forward_task(void *context, int32_t task, int32_t thread)
@@ -61,6 +73,7 @@ static void expert_forward_task(void *context, int32_t task, int32_t thread)
     } else {
         xm_row_gelu(a, u, (size_t)rows * hidden);
     }
+    drop_units(job, expert, first, (size_t)rows, a);
     gemm->nt(scratch, rows, w->width, w->hidden, a, w->hidden, w->down + e * width * hidden,
              w->hidden, 0.0f, out, w->width);
     if (w->down_bias != NULL)
@@ -116,6 +129,7 @@ static void differentiate_activation(const moe_job *job, size_t expert, size_t f
         const float *dout_row = dout + i * width;
         float *dgate = &job->scratch->dgate[first + i];
         *dgate = xm_row_dot(c_row, a_row, hidden);
+        drop_units(job, (int32_t)expert, first + i, 1, c_row);
         xm_row_scale(a_row, a_row, gate, hidden);
         if (w->expert_gate != NULL) {
             float *dv = job->scratch->dgates + at;

@@ -8,6 +8,7 @@
 #ifndef XM_TRAIN_MOE_H
 #define XM_TRAIN_MOE_H
 
+#include "train/expert_dropout.h"
 #include "train/gate.h"
 #include "train/gemm.h"
 
@@ -31,7 +32,8 @@ typedef struct {
     float *gathered;  /* [slots][width] */
     float *gates;     /* [slots][hidden]: products with the gate matrix; NULL: GELU */
     float *before;    /* [slots][hidden]: products with the up matrix, with their bias */
-    float *activated; /* [slots][hidden] */
+    float *activated; /* [slots][hidden], after dropout */
+    xm_expert_dropout dropout;
 } xm_train_moe_layer;
 
 /* Shared by all layers. */

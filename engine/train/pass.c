@@ -30,6 +30,10 @@ xmoe_status xm_pass_create(const xm_network *network, xm_pool *pool, const xm_pa
                                 "%d sequences of %d tokens: length must be 1 to %d and the batch "
                                 "at most 4194304 tokens",
                                 options->sequences, options->length, s->context);
+    if (!(options->expert_dropout >= 0.0f && options->expert_dropout < 1.0f))
+        return xm_fail_argument(error, "expert_dropout",
+                                "expert_dropout is %g, must be at least 0 and below 1",
+                                (double)options->expert_dropout);
     xm_pass *pass = xm_calloc(1, sizeof *pass);
     if (pass == NULL)
         return xm_fail_memory(error, "pass", sizeof *pass);
@@ -64,6 +68,12 @@ void xm_pass_free(xm_pass *pass)
 const float *xm_pass_losses(const xm_pass *pass)
 {
     return pass->losses;
+}
+
+void xm_pass_set_dropout_key(xm_pass *pass, uint64_t key)
+{
+    for (int32_t block = 0; block < pass->network->shape.blocks; block++)
+        pass->blocks[block].moe.dropout.key = key;
 }
 
 /* The tensor at an offset, NULL if the architecture does not have it. */
@@ -294,6 +304,7 @@ static void measure_routing(const xm_pass *pass, const int32_t *targets, xm_pass
         dropped += (double)routes->dropped;
         result->balance_loss += (double)routes->balance_loss;
         result->entropy += (double)routes->entropy;
+        result->z_loss += (double)routes->z_loss;
         result->sparsity += (double)routes->sparsity;
     }
     result->dropped = wanted > 0 ? dropped / wanted : 0;

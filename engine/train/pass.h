@@ -19,6 +19,7 @@ typedef struct {
     int64_t tokens;      /* counted: target >= 0 */
     double balance_loss; /* sum over MoE layers, not weighted */
     double entropy;      /* likewise; 0 unless its weight is set */
+    double z_loss;       /* likewise */
     double sparsity;     /* likewise */
     double dropped;      /* share of wanted (row, expert) pairs */
     /* per block: wanted experts, summed over the counted rows; 0 for dense blocks */
@@ -32,7 +33,8 @@ typedef struct {
     int32_t sequences, length;
     float capacity_factor;
     int32_t min_capacity;
-    float balance_weight, entropy_weight, sparsity_weight;
+    float balance_weight, entropy_weight, z_weight, sparsity_weight;
+    float expert_dropout; /* share of the experts' hidden units that is left out, in [0, 1) */
     bool training, recompute;
     const xm_gemm *gemm; /* of all but the router; NULL: F32 */
 } xm_pass_options;
@@ -40,6 +42,9 @@ typedef struct {
 xmoe_status xm_pass_create(const xm_network *network, xm_pool *pool, const xm_pass_options *options,
                            xm_pass **pass, xmoe_error *error);
 void xm_pass_free(xm_pass *pass);
+
+/* Which hidden units the next runs leave out: see expert_dropout.h. */
+void xm_pass_set_dropout_key(xm_pass *pass, uint64_t key);
 
 /* tokens, targets: [sequences * length]; target -1: does not count. gradients: NULL, or (training)
  * the array to add to. */

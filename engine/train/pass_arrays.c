@@ -51,11 +51,14 @@ static xmoe_status create_moe(xm_pass *pass, xm_block_state *state, const xm_blo
                                 .min_capacity = pass->options.min_capacity,
                                 .balance_weight = pass->options.balance_weight,
                                 .entropy_weight = pass->options.entropy_weight,
+                                .z_weight = pass->options.z_weight,
                                 .sparsity_weight = pass->options.sparsity_weight,
                                 .training = pass->options.training};
     xmoe_status status = xm_routes_create(&rule, pass->rows, s->experts, &state->moe.routes, error);
     if (status != XMOE_OK)
         return status;
+    state->moe.dropout = (xm_expert_dropout){.rate = pass->options.expert_dropout,
+                                             .block = (int32_t)(state - pass->blocks)};
     size_t slots = state->moe.routes.slots, hidden = (size_t)s->expert_feed_forward;
     bool gated = s->architecture != XM_ARCHITECTURE_XMOE;
     if (shared != NULL) {

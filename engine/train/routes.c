@@ -43,6 +43,8 @@ xmoe_status xm_routes_create(const xm_route_rule *rule, int32_t rows, int32_t ex
     if (rule->entropy_weight > 0.0f && rule->gate != XM_GATE_SOFTMAX)
         return xm_fail_argument(error, "entropy_weight",
                                 "the entropy loss is for routers with a softmax");
+    if (rule->z_weight > 0.0f && rule->gate != XM_GATE_SOFTMAX)
+        return xm_fail_argument(error, "z_weight", "the z-loss is for routers with a softmax");
     if (rule->sparsity_weight > 0.0f && rule->gate != XM_GATE_SIGMOID)
         return xm_fail_argument(error, "sparsity_weight",
                                 "the sparsity loss is for router sigmoid");
@@ -57,6 +59,7 @@ xmoe_status xm_routes_create(const xm_route_rule *rule, int32_t rows, int32_t ex
     routes->slots =
         (size_t)routes->capacity * e < n * per_row ? (size_t)routes->capacity * e : n * per_row;
     routes->probabilities = xm_calloc_aligned(n * e, sizeof(float));
+    routes->log_sums = xm_calloc(n, sizeof(float));
     routes->chosen = xm_calloc(n * e, sizeof(uint16_t));
     routes->wanted = xm_calloc(n, sizeof(int32_t));
     routes->listed = xm_calloc(n, sizeof(int32_t));
@@ -73,7 +76,7 @@ xmoe_status xm_routes_create(const xm_route_rule *rule, int32_t rows, int32_t ex
         routes->listed == NULL || routes->row_begin == NULL || routes->row_slots == NULL ||
         routes->expert_begin == NULL || routes->slot_row == NULL || routes->slot_gate == NULL ||
         routes->order == NULL || routes->keys == NULL || routes->top1 == NULL ||
-        routes->mean_p == NULL) {
+        routes->mean_p == NULL || routes->log_sums == NULL) {
         xm_routes_free(routes);
         return xm_fail_memory(error, "routes of a MoE layer", routes->slots * sizeof(float));
     }
@@ -86,6 +89,7 @@ void xm_routes_free(xm_routes *routes)
 {
     xm_assigner_free(&routes->assigner);
     xm_free(routes->probabilities);
+    xm_free(routes->log_sums);
     xm_free(routes->chosen);
     xm_free(routes->wanted);
     xm_free(routes->listed);
@@ -163,7 +167,7 @@ static void choose_task(void *context, int32_t task, int32_t thread)
     for (int32_t row = task * ROW_TASK; row < end; row++) {
         float *p = routes->probabilities + (size_t)row * experts;
         if (routes->rule.gate == XM_GATE_SOFTMAX)
-            xm_row_softmax(p, 1.0f, experts);
+            routes->log_sums[row] = xm_row_softmax(p, 1.0f, experts);
         else
             xm_row_sigmoid(p, experts);
         if (!assigns_evenly(&routes->rule)) /* else it is done */
@@ -314,6 +318,23 @@ static float row_entropy(const float *p, size_t experts)
     return entropy;
 }
 
+static void measure_entropy(xm_routes *routes)
+{
+    size_t experts = (size_t)routes->experts;
+    double sum = 0;
+    for (size_t row = 0; row < (size_t)routes->rows; row++)
+        sum += (double)row_entropy(routes->probabilities + row * experts, experts);
+    routes->entropy = (float)(sum / routes->rows);
+}
+
+static void measure_z(xm_routes *routes)
+{
+    double sum = 0;
+    for (int32_t row = 0; row < routes->rows; row++)
+        sum += (double)routes->log_sums[row] * (double)routes->log_sums[row];
+    routes->z_loss = (float)(sum / routes->rows);
+}
+
 /* One expert for each row; chosen[row * experts] is set. */
 static void choose_one_each(xm_routes *routes)
 {
@@ -357,15 +378,10 @@ void xm_routes_choose(xm_routes *routes, xm_pool *pool)
     fill_slots(routes);
     if (routes->rule.gate == XM_GATE_SIGMOID)
         measure_sparsity(routes);
-    routes->entropy = 0.0f;
-    if (softmax && routes->rule.entropy_weight > 0.0f) {
-        double sum = 0;
-        for (int32_t row = 0; row < routes->rows; row++)
-            sum +=
-                (double)row_entropy(routes->probabilities + (size_t)row * (size_t)routes->experts,
-                                    (size_t)routes->experts);
-        routes->entropy = (float)(sum / routes->rows);
-    }
+    if (softmax && routes->rule.entropy_weight > 0.0f)
+        measure_entropy(routes);
+    if (softmax && routes->rule.z_weight > 0.0f)
+        measure_z(routes);
 }
 
 typedef struct {
@@ -384,8 +400,9 @@ static void collect_gates(const xm_routes *routes, int32_t row, const float *dga
             g[chosen[rank]] += dgate[routes->row_slots[pair++]];
 }
 
-/* With g the gradient of p, dlogit = p * (g - sum(p * g)). The entropy's share is added to the
- * logits' gradient directly: d entropy / d logit = -p * (log p + entropy). */
+/* With g the gradient of p, dlogit = p * (g - sum(p * g)). The shares of entropy and z-loss are
+ * added to the logits' gradient directly: d entropy / d logit = -p * (log p + entropy), and with L
+ * the log of the row's sum, d L^2 / d logit = 2 L p. */
 static void softmax_backward(const xm_routes *routes, int32_t row, const float *dgate, float *g)
 {
     size_t experts = (size_t)routes->experts;
@@ -401,6 +418,9 @@ static void softmax_backward(const xm_routes *routes, int32_t row, const float *
         for (size_t e = 0; e < experts; e++)
             g[e] -= entropy_scale * p[e] * (logf(p[e] > 1e-30f ? p[e] : 1e-30f) + entropy);
     }
+    if (routes->rule.z_weight > 0.0f)
+        xm_row_add_scaled(g, p, 2.0f * routes->rule.z_weight * share * routes->log_sums[row],
+                          experts);
 }
 
 /* (m + s) s (1 - s), straight through the decision: see routes.h. */

@@ -5,6 +5,8 @@
  * Auxiliary losses, each of one layer, as means over the rows:
  *   balance   E * sum_e mean(p_e) * mean(1[e is top-1])         of softmax gates
  *   entropy   mean of -sum_e p_e log p_e; keeps choices few     of softmax gates
+ *   z         mean of log(sum_e exp z_e)^2, z the logits of the row; keeps logits small
+ *             (ST-MoE, Zoph et al. 2022, arXiv 2202.08906)     of softmax gates
  *   sparsity  mean of sum_e g_e / E, g the gates of the row     of gate sigmoid
  *
  * Gate sigmoid is that of DSMoE (arXiv 2502.12455). With s_e = sigmoid(z_e), tau the threshold and
@@ -39,8 +41,8 @@ typedef struct {
     int32_t top_k;
     float capacity_factor; /* 0: no capacity limit */
     int32_t min_capacity;
-    float balance_weight, entropy_weight, sparsity_weight; /* 0: off */
-    bool training;                                         /* gradients will be asked for */
+    float balance_weight, entropy_weight, z_weight, sparsity_weight; /* 0: off */
+    bool training; /* gradients will be asked for */
 } xm_route_rule;
 
 typedef struct {
@@ -49,6 +51,7 @@ typedef struct {
     int32_t capacity;      /* rows per expert */
     size_t slots;          /* capacity of the slot arrays */
     float *probabilities;  /* [rows][experts]; scores of gate sigmoid */
+    float *log_sums;       /* [rows]: log(sum_e exp z_e) of softmax gates */
     uint16_t *chosen;      /* [rows][experts]: experts by rank; DROPPED where capacity ran out */
     int32_t *wanted;       /* [rows]: experts that the row chose, dropped ones included */
     int32_t *listed;       /* [rows]: experts in `chosen`; those beyond wanted have gate 0 */
@@ -62,8 +65,8 @@ typedef struct {
     uint64_t *keys;        /* [rows]: scratch for dropping */
     float *top1;           /* [experts]: share of rows whose first choice it is */
     float *mean_p;         /* [experts]: mean probability */
-    float balance_loss, entropy, sparsity; /* of the last choice, not weighted */
-    int64_t dropped;                       /* pairs */
+    float balance_loss, entropy, z_loss, sparsity; /* of the last choice, not weighted */
+    int64_t dropped;                               /* pairs */
 } xm_routes;
 
 /* capacity = max(min_capacity, ceil(rows / experts * factor)), at most rows. */

@@ -14,6 +14,9 @@
 
 enum { EVALUATION_SEQUENCES = 2 }; /* windows at a time; without capacity limit they cost memory */
 
+/* Sets the draws of dropout apart from those of the weights and the data. */
+static const uint64_t DROPOUT = UINT64_C(0x64726f706f7574);
+
 struct xm_trainer {
     xm_trainer_options options;
     const xm_ranks *ranks;
@@ -69,7 +72,9 @@ static xmoe_status create_groups(xm_trainer *trainer, xmoe_error *error)
                                   .min_capacity = o->min_capacity,
                                   .balance_weight = o->balance_weight,
                                   .entropy_weight = o->entropy_weight,
+                                  .z_weight = o->z_weight,
                                   .sparsity_weight = o->sparsity_weight,
+                                  .expert_dropout = o->expert_dropout,
                                   .training = true,
                                   .recompute = o->recompute,
                                   .gemm = trainer->gemm};
@@ -325,6 +330,8 @@ static void group_task(void *context, int32_t own, int32_t thread)
                                trainer->tokens + first + (size_t)i * length,
                                trainer->targets + first + (size_t)i * length);
     memset(trainer->gradients[own], 0, trainer->network->total * sizeof(float));
+    xm_pass_set_dropout_key(trainer->passes[own], xm_random_bits(trainer->options.seed ^ DROPOUT,
+                                                                 trainer->step, (uint64_t)group));
     xm_pass_run(trainer->passes[own], trainer->parameters, trainer->tokens + first,
                 trainer->targets + first, trainer->gradients[own], &trainer->results[group]);
 }
@@ -350,6 +357,7 @@ static void combine_results(const xm_trainer *trainer, xm_pass_result *total)
         total->loss += share * result->loss;
         total->balance_loss += share * result->balance_loss;
         total->entropy += share * result->entropy;
+        total->z_loss += share * result->z_loss;
         total->sparsity += share * result->sparsity;
         total->dropped += share * result->dropped;
         total->tokens += result->tokens;

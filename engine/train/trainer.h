@@ -26,8 +26,9 @@ typedef struct {
     xm_optimizer_rule rule;
     float capacity_factor; /* 0: none */
     int32_t min_capacity;
-    float balance_weight, entropy_weight, sparsity_weight;
-    bool recompute; /* activations are made again in the backward pass: less memory */
+    float balance_weight, entropy_weight, z_weight, sparsity_weight;
+    float expert_dropout; /* see pass.h */
+    bool recompute;       /* activations are made again in the backward pass: less memory */
     xm_precision precision;
     uint64_t seed;
     const char *init;      /* GGUF file to start from, or NULL: random */
