@@ -1,4 +1,5 @@
 """Tests of tools/experiments; experiments_test.sh runs them."""
+import argparse
 import collections
 import contextlib
 import io
@@ -56,7 +57,7 @@ def make_small():
 
 
 def work_through():
-    run.Queue(WORK / "corpus", WORK / "runs", 1).run_all()
+    run.Queue(WORK / "corpus", WORK / "runs", 1).run_all(plan.planned())
 
 
 class Queue(unittest.TestCase):
@@ -109,6 +110,26 @@ class Queue(unittest.TestCase):
         self.assertNotIn("training", said.getvalue())
         self.assertCountEqual(path.read_text().split("\n"), before.split("\n"))
 
+    def test_a_model_is_made_again_though_it_is_measured(self):
+        model = WORK / "runs" / "topk-8-s1" / "model.gguf"
+        before, results = model.read_bytes(), (plan.RESULTS / "runs.csv").read_bytes()
+        for path in (model, model.parent / "log.csv", model.parent / "checkpoint"):
+            path.unlink()
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            run.Queue(WORK / "corpus", WORK / "runs", 1).train_only([("topk-8", 1)])
+        self.assertEqual(said.getvalue().count("training"), 1)
+        self.assertEqual(model.read_bytes(), before)
+        self.assertEqual((plan.RESULTS / "runs.csv").read_bytes(), results)
+
+    def test_runs_are_named(self):
+        parser = argparse.ArgumentParser()
+        self.assertEqual(run.chosen(["topk-8-s2", "threshold-0.9-s1"], parser),
+                         [("threshold-0.9", 1), ("topk-8", 2)])
+        self.assertEqual(run.chosen([], parser), plan.planned())
+        with self.assertRaises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as said:
+            run.chosen(["topk-8-s7"], parser)
+        self.assertIn("topk-8-s7 is no run", said.getvalue())
+
     def test_speed_is_of_the_router_that_was_asked_for(self):
         rows = plan.read_csv(plan.RESULTS / "speed.csv")
         self.assertEqual(len(rows), 4 * 3 * 2)  # ways to serve, kinds of requests, rounds
@@ -150,7 +171,7 @@ plan.STEPS = 200000
 plan.COMMON = plan.COMMON + ["--steps", "200000"]
 signal.signal(signal.SIGTERM, run.interrupt)
 try:
-    run.Queue(pathlib.Path({str(WORK / "corpus")!r}), pathlib.Path({str(WORK / "long")!r}), 1).run_all()
+    run.Queue(pathlib.Path({str(WORK / "corpus")!r}), pathlib.Path({str(WORK / "long")!r}), 1).run_all(plan.planned())
 except KeyboardInterrupt:
     sys.exit(130)
 """

@@ -1,8 +1,12 @@
 #!/usr/bin/env python3
 """The runs of the experiments: which there are, train what is missing, measure what is trained.
 
-    run.py list [--work DIR]                   every run, how far it is, and what is left
-    run.py run --corpus DIR --work DIR         train and measure what is missing, one run at a time
+    run.py list [--work DIR]                       every run, how far it is, and what is left
+    run.py run --corpus DIR --work DIR [RUN...]    train and measure what is missing, one at a time
+    run.py train --corpus DIR --work DIR RUN...    only train, also what is measured already
+
+RUN is a name with its seed, as topk-8-s1; without any, all runs are meant. `train` makes the models
+again that speed.py needs, where WORK does not have them.
 
 A run is a line of runs.csv with one seed. It is trained in WORK/NAME-sSEED by a copy of the
 binaries (WORK/bin, made when it is not there), so that a build in the meantime changes nothing.
@@ -216,8 +220,12 @@ class Queue:
         self.evaluate(directory, [text], [], "--trace", trace)
         use.describe_switches(name, seed, trace, directory / "vocabulary.txt", lengths, put)
 
-    def run_all(self):
-        for name, seed in plan.planned():
+    def train_only(self, runs):
+        for name, seed in runs:
+            self.train(name, seed, self.work / f"{name}-s{seed}")
+
+    def run_all(self, runs):
+        for name, seed in runs:
             missing = [serving for serving in plan.servings(name, seed)
                        if plan.label(serving) not in done()[name, seed]]
             directory = self.work / f"{name}-s{seed}"
@@ -251,6 +259,15 @@ def put_documents(windows, name, seed, label):
     return documents
 
 
+def chosen(wanted, parser):
+    """The planned runs that are named, in the order of the plan; all where none is."""
+    names = {f"{name}-s{seed}": (name, seed) for name, seed in plan.planned()}
+    for run in wanted:
+        if run not in names:
+            parser.error(f"{run} is no run: they are {', '.join(names)}")
+    return [pair for run, pair in names.items() if run in wanted or not wanted]
+
+
 def interrupt(signal_number, frame):
     raise KeyboardInterrupt
 
@@ -258,19 +275,24 @@ def interrupt(signal_number, frame):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("list", "run"))
+    parser.add_argument("command", choices=("list", "run", "train"))
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="as topk-8-s1 (all)")
     parser.add_argument("--corpus", type=pathlib.Path, help="directory of the texts")
     parser.add_argument("--work", type=pathlib.Path, help="directory of the runs")
     parser.add_argument("--threads", type=int, default=2, help="of a run (%(default)s)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.command == "list":
         show(arguments.work)
         return
     if not arguments.corpus or not arguments.work:
-        parser.error("run needs --corpus and --work")
+        parser.error(f"{arguments.command} needs --corpus and --work")
+    if arguments.command == "train" and not arguments.runs:
+        parser.error("train needs the names of runs")
+    runs = chosen(arguments.runs, parser)
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        Queue(arguments.corpus.resolve(), arguments.work.resolve(), arguments.threads).run_all()
+        queue = Queue(arguments.corpus.resolve(), arguments.work.resolve(), arguments.threads)
+        (queue.train_only if arguments.command == "train" else queue.run_all)(runs)
     except KeyboardInterrupt:
         sys.exit(130)
 
