@@ -18,7 +18,7 @@ typedef struct {
 typedef struct {
     linear attention_norm, qkv, attention_output, ffn_norm; /* norms: weight and bias [d] */
     bool is_moe;
-    double *gate;      /* [E][d]; NULL: expert_of chooses */
+    double *gate;      /* [views][E][d]; NULL: expert_of chooses */
     double *expert_of; /* [vocabulary] or NULL */
     linear *up;        /* [E] or [1] */
     linear *down;      /* [E] or [1] */
@@ -29,6 +29,8 @@ struct reference_model {
     int32_t d, heads, layer_count, context, ff, experts, eff, vocabulary;
     bool sigmoid;      /* scores of experts; else softmax */
     int32_t trained_k; /* of routers that take k; 0: of others */
+    int32_t views;     /* logits of each expert */
+    double view_temperature;
     double epsilon;
     double *token_embedding, *position_embedding, *output; /* output may be token_embedding */
     linear output_norm;
@@ -129,7 +131,7 @@ static layer read_layer(const reference_model *model, int32_t index)
     result.attention_output = read_linear(file, NAME("attn_output"), d, d);
     result.ffn_norm = read_norm(file, d, NAME("ffn_norm"));
     if (xm_gguf_find_tensor(file, NAME("ffn_gate_inp.weight")) != NULL)
-        result.gate = values_of(file, (size_t)(d * model->experts), "%s", name);
+        result.gate = values_of(file, (size_t)(d * model->views * model->experts), "%s", name);
     if (xm_gguf_find_tensor(file, NAME("ffn_hash.weight")) != NULL)
         result.expert_of = values_of(file, (size_t)model->vocabulary, "%s", name);
     result.is_moe = result.gate != NULL || result.expert_of != NULL;
@@ -161,6 +163,12 @@ reference_model *reference_load(const char *path)
         model->trained_k = 1;
     if (router_is(file, "top_k"))
         model->trained_k = key_number(file, "xmoe.expert_used_count");
+    uint32_t views = 1;
+    float view_temperature = 1.0f;
+    xm_gguf_get_u32(file, "xmoe.router.views", &views, &(bool){false}, NULL);
+    xm_gguf_get_f32(file, "xmoe.router.view_temperature", &view_temperature, &(bool){false}, NULL);
+    model->views = (int32_t)views;
+    model->view_temperature = (double)view_temperature;
     model->d = key_number(file, "xmoe.embedding_length");
     model->heads = key_number(file, "xmoe.attention.head_count");
     model->layer_count = key_number(file, "xmoe.block_count");
@@ -350,6 +358,21 @@ static void add_ffn(run_state *state, const linear *up, const linear *down, doub
         state->x[i] += weight * state->out[i];
 }
 
+/* sum_v a_v z_v of one expert, a = softmax(z / T) over its views; one view: its z. */
+static double router_logit(const reference_model *model, const double *gate, const double *h,
+                           int32_t expert)
+{
+    double z[64], a[64], logit = 0.0;
+    for (int32_t v = 0; v < model->views; v++) {
+        z[v] = dot(gate + (v * model->experts + expert) * model->d, h, model->d);
+        a[v] = z[v] / model->view_temperature;
+    }
+    softmax(a, model->views);
+    for (int32_t v = 0; v < model->views; v++)
+        logit += a[v] * z[v];
+    return logit;
+}
+
 static int32_t add_experts(run_state *state, const layer *l, int32_t token,
                            const xmoe_router *router, int32_t *chosen, double *weights)
 {
@@ -361,7 +384,7 @@ static int32_t add_experts(run_state *state, const layer *l, int32_t token,
         return 1;
     }
     for (int32_t e = 0; e < model->experts; e++)
-        state->p[e] = dot(l->gate + e * model->d, state->h, model->d);
+        state->p[e] = router_logit(model, l->gate, state->h, e);
     if (model->sigmoid)
         for (int32_t e = 0; e < model->experts; e++)
             state->p[e] = 1.0 / (1.0 + exp(-state->p[e]));

@@ -169,8 +169,9 @@ static float *run_layer(const xm_kernels *kernels, xm_pool *pool, xm_moe_scratch
 static xm_moe_scratch *make_scratch(int32_t rows, const test_layer *t)
 {
     xm_moe_scratch *scratch;
-    assert_int_equal(xm_moe_scratch_create(rows, t->layer.experts, t->layer.hidden, t->layer.width,
-                                           t->layer.gate != NULL, &scratch, NULL),
+    assert_int_equal(xm_moe_scratch_create(rows, t->layer.experts, t->layer.rules.views,
+                                           t->layer.hidden, t->layer.width, t->layer.gate != NULL,
+                                           &scratch, NULL),
                      XMOE_OK);
     return scratch;
 }
@@ -561,7 +562,7 @@ static void lack_of_memory_is_reported(void **state)
     for (xmoe_status status = XMOE_ERROR_MEMORY; status != XMOE_OK; failures++) {
         xm_moe_scratch *scratch;
         xm_memory_fail_after(failures);
-        status = xm_moe_scratch_create(8, 4, 32, 32, true, &scratch, NULL);
+        status = xm_moe_scratch_create(8, 4, 2, 32, 32, true, &scratch, NULL);
         xm_memory_fail_after(-1);
         assert_true(status == XMOE_OK || status == XMOE_ERROR_MEMORY);
         assert_true((scratch != NULL) == (status == XMOE_OK));

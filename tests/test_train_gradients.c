@@ -97,6 +97,22 @@ static void dropout_factors(const batch_problem *problem, int block, int row, in
         factors[i] = (double)values[i];
 }
 
+/* The logits of a row: softmax(z / T) over the views of an expert, times these. */
+static void router_logits(const xm_network_shape *s, const double *weight, const double *h,
+                          double *logits)
+{
+    double z[MAX_VIEWS * EXPERTS], t = (double)s->view_temperature;
+    linear(weight, NULL, h, s->router_views * EXPERTS, WIDTH, z);
+    for (int e = 0; e < EXPERTS; e++) {
+        double sum = 0;
+        logits[e] = 0;
+        for (int v = 0; v < s->router_views; v++)
+            sum += exp(z[v * EXPERTS + e] / t);
+        for (int v = 0; v < s->router_views; v++)
+            logits[e] += exp(z[v * EXPERTS + e] / t) / sum * z[v * EXPERTS + e];
+    }
+}
+
 /* x += MoE(norm(x)) for all rows; returns the weighted auxiliary losses. */
 static double moe_block(const batch_problem *problem, const double *w, int block,
                         double (*x)[WIDTH])
@@ -109,7 +125,7 @@ static double moe_block(const batch_problem *problem, const double *w, int block
         layer_norm(x[row], w + o->ffn_norm_weight, w + o->ffn_norm_bias, (double)s->epsilon,
                    h[row]);
         if (s->gate != XM_GATE_HASH)
-            linear(w + o->router_weight, NULL, h[row], EXPERTS, WIDTH, r.z[row]);
+            router_logits(s, w + o->router_weight, h[row], r.z[row]);
     }
     double extra = train_route(problem, w, block, &r);
     for (int row = 0; row < ROWS; row++)
@@ -212,6 +228,8 @@ typedef struct {
     int32_t top_k; /* 0: 2 */
     xm_gate gate;
     float sparsity_weight, z_weight, expert_dropout;
+    int32_t views; /* 0: one */
+    float view_temperature;
 } variant;
 
 static xm_network *make_network(const variant *v)
@@ -230,6 +248,8 @@ static xm_network *make_network(const variant *v)
                                     .router = v->router,
                                     .threshold = v->threshold,
                                     .top_k = v->top_k > 0 ? v->top_k : 2,
+                                    .router_views = v->views,
+                                    .view_temperature = v->view_temperature,
                                     .init_std = 0.2f,
                                     .router_std = 1.5f};
     return gradient_network(&shape);
@@ -352,6 +372,26 @@ static void test_dense(void **state)
     check_variant(&(variant){.name = "dense", .router = XMOE_ROUTER_DENSE, .threshold = 0.5f});
 }
 
+static void test_views(void **state)
+{
+    (void)state;
+    check_variant(&(variant){
+        .name = "2 views, T 0.1", .router = XMOE_ROUTER_THRESHOLD, .threshold = 0.7f, .views = 2});
+    check_variant(&(variant){.name = "4 views, T 20.1",
+                             .router = XMOE_ROUTER_TOP_K,
+                             .threshold = 0.5f,
+                             .views = 4,
+                             .view_temperature = 20.1f});
+    check_variant(&(variant){.name = "3 views, T 1",
+                             .router = XMOE_ROUTER_DENSE,
+                             .threshold = 0.5f,
+                             .entropy_weight = 0.1f,
+                             .capacity_factor = 0.9f,
+                             .drops = true,
+                             .views = 3,
+                             .view_temperature = 1.0f});
+}
+
 static void test_sigmoid(void **state)
 {
     (void)state;
@@ -460,6 +500,19 @@ static void test_bad_shapes(void **state)
     shape.vocabulary = 100;
     assert_int_equal(xm_network_create(&shape, &network, &error), XMOE_ERROR_ARGUMENT);
     assert_string_equal(error.parameter, "vocabulary");
+    shape.vocabulary = VOCABULARY;
+    shape.router_views = XM_MAX_ROUTER_VIEWS + 1;
+    assert_int_equal(xm_network_create(&shape, &network, &error), XMOE_ERROR_ARGUMENT);
+    assert_string_equal(error.parameter, "router_views");
+    shape.router_views = 2;
+    shape.view_temperature = NAN;
+    assert_int_equal(xm_network_create(&shape, &network, &error), XMOE_ERROR_ARGUMENT);
+    assert_string_equal(error.parameter, "view_temperature");
+    shape.view_temperature = 1.0f;
+    shape.gate = XM_GATE_SIGMOID;
+    shape.router = XMOE_ROUTER_SIGMOID;
+    assert_int_equal(xm_network_create(&shape, &network, &error), XMOE_ERROR_ARGUMENT);
+    assert_string_equal(error.parameter, "router_views");
 }
 
 int main(void)
@@ -472,6 +525,7 @@ int main(void)
         cmocka_unit_test(test_sigmoid),    cmocka_unit_test(test_same_to_the_bit),
         cmocka_unit_test(test_bad_shapes), cmocka_unit_test(test_switch),
         cmocka_unit_test(test_base),       cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_views),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

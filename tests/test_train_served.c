@@ -237,6 +237,22 @@ static void softmax_routers(void **state)
     check_served(&shape);
 }
 
+/* As they are served, and at a temperature in the middle of training. */
+static void views(void **state)
+{
+    (void)state;
+    xm_network_shape shape = base_shape();
+    shape.router_views = 3;
+    check_served(&shape); /* threshold */
+    shape.view_temperature = 2.5f;
+    shape.router = XMOE_ROUTER_TOP_K;
+    shape.top_k = 2;
+    check_served(&shape);
+    shape.router_views = 2;
+    shape.router = XMOE_ROUTER_DENSE;
+    check_served(&shape);
+}
+
 static void sigmoid(void **state)
 {
     (void)state;
@@ -268,6 +284,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(softmax_routers),
+        cmocka_unit_test(views),
         cmocka_unit_test(sigmoid),
         cmocka_unit_test(base),
         cmocka_unit_test(hash),

@@ -18,7 +18,8 @@ enum {
     EXPERTS = 6,
     EXPERT_HIDDEN = 8,
     VOCABULARY = 300,
-    MAX_HIDDEN = 24
+    MAX_HIDDEN = 24,
+    MAX_VIEWS = 4
 };
 
 /* Gate sigmoid of one block where it was first computed: decisions and scores. Its gradient is that

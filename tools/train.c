@@ -70,6 +70,7 @@ static settings default_settings(void)
                               .epsilon = 1e-5f,
                               .threshold = 0.9f,
                               .top_k = 4,
+                              .router_views = 1,
                               .init_std = 0.02f,
                               .router_std = 2.0f},
                     .sequences = 4,
@@ -498,6 +499,10 @@ int main(int argc, char **argv)
              .help = "for routers threshold and sigmoid"),
         FLAG("top-k", "K", CLI_INT, &shape->top_k, .minimum = 1, .maximum = 4096,
              .help = "for router top_k"),
+        FLAG("router-views", "V", CLI_INT, &shape->router_views, .minimum = 1,
+             .maximum = XM_MAX_ROUTER_VIEWS,
+             .help = "architecture xmoe, routers with a softmax: logits of each expert, mixed by a "
+                     "softmax whose temperature falls to 0.1 over the first tenth of the steps"),
         FLAG("router-std", "S", CLI_FLOAT, &shape->router_std, .maximum = 100,
              .help = "standard deviation of the router's logits at the start"),
         FLAG("init-std", "S", CLI_FLOAT, &shape->init_std, .maximum = 1, .above_minimum = true,

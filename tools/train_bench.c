@@ -74,14 +74,15 @@ static bool make_parameters(bench *b, const xm_network_shape *shape)
     for (size_t i = 0; i < router; i++)
         b->parameters[i] *= shape->router_std / shape->init_std / sqrtf((float)b->width);
     xm_train_moe_gradients w = layout(b, b->parameters);
-    b->weights = (xm_train_moe_weights){.width = b->width,
-                                        .hidden = b->hidden,
-                                        .experts = b->experts,
-                                        .gate = {.width = b->width, .weight = w.gate.weight},
-                                        .up = w.up,
-                                        .up_bias = w.up_bias,
-                                        .down = w.down,
-                                        .down_bias = w.down_bias};
+    b->weights =
+        (xm_train_moe_weights){.width = b->width,
+                               .hidden = b->hidden,
+                               .experts = b->experts,
+                               .gate = {.width = b->width, .views = 1, .weight = w.gate.weight},
+                               .up = w.up,
+                               .up_bias = w.up_bias,
+                               .down = w.down,
+                               .down_bias = w.down_bias};
     return true;
 }
 

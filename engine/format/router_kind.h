@@ -25,6 +25,9 @@ typedef struct {
     int32_t top_k;            /* type top_k: k, where the kind says it; 0: the file does */
 } xm_router_kind;
 
+/* Views of a router (moe/views.h): so many logits for every expert, of gates with a softmax. */
+enum { XM_MAX_ROUTER_VIEWS = 64 };
+
 /* For messages. */
 #define XM_ROUTER_KIND_NAMES "threshold, top_k, dense, sigmoid, base or hash"
 

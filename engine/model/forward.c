@@ -93,8 +93,9 @@ static xmoe_status allocate_forward(xm_forward *forward, xmoe_error *error)
         status = xm_latent_rows_create(model, forward->max_rows, &forward->latent, error);
     if (status != XMOE_OK || info->moe_layer_count == 0)
         return status;
-    bool gated = model->layers[model->moe_layers[0]].moe.gate != NULL;
-    return xm_moe_scratch_create(forward->max_rows, info->expert_count,
+    const xm_moe_layer *moe = &model->layers[model->moe_layers[0]].moe;
+    bool gated = moe->gate != NULL;
+    return xm_moe_scratch_create(forward->max_rows, info->expert_count, moe->rules.views,
                                  info->expert_feed_forward_length, info->embedding_length, gated,
                                  &forward->moe, error);
 }

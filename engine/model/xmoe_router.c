@@ -16,6 +16,25 @@ bool xm_xmoe_is_moe_layer(const void *context, int32_t layer)
 
 /* --- keys ------------------------------------------------------------------------------------- */
 
+/* Far above any of use: from some hundreds on the mix is the mean of the views. */
+static const double hottest_views = 1e6;
+
+static xmoe_status read_views(const xm_loader *loader, xm_xmoe_router *router, xmoe_error *error)
+{
+    router->views = 1;
+    router->view_temperature = 1.0f;
+    xmoe_status status =
+        xm_key_size(loader, "router.views", false, XM_MAX_ROUTER_VIEWS, &router->views, error);
+    if (status != XMOE_OK)
+        return status;
+    if (router->views > 1 && router->kind->gate != XM_GATE_SOFTMAX)
+        return xm_key_fail(loader, "router.views", error,
+                           "is %d, but a router of type %s has no views", router->views,
+                           router->kind->name);
+    return xm_key_number(loader, "router.view_temperature", router->views > 1, 0.0, hottest_views,
+                         &router->view_temperature, error);
+}
+
 /* What the type does not use is kept where the file gives it, as the start of a user's own setting:
  * threshold 1 and one expert where it gives nothing. */
 xmoe_status xm_xmoe_router_read(xm_loader *loader, xm_xmoe_router *router_out, xmoe_error *error)
@@ -42,18 +61,19 @@ xmoe_status xm_xmoe_router_read(xm_loader *loader, xm_xmoe_router *router_out, x
     status = xm_key_flag(loader, "router.normalize", &router.normalize, error);
     info->router = router;
     *router_out = (xm_xmoe_router){.kind = kind};
-    return status;
+    return status == XMOE_OK ? read_views(loader, router_out, error) : status;
 }
 
 /* --- tensors ---------------------------------------------------------------------------------- */
 
-static xmoe_status bind_logits(xm_loader *loader, int32_t index, xm_moe_layer *moe,
+/* Rows of the matrix: of view 0 all experts, of view 1 all experts, ... */
+static xmoe_status bind_logits(xm_loader *loader, int32_t index, int32_t views, xm_moe_layer *moe,
                                xmoe_error *error)
 {
     char name[XM_TENSOR_NAME_BYTES];
     return xm_loader_bind_matrices(loader, xm_tensor_name(index, "ffn_gate_inp", "weight", name),
-                                   moe->width, moe->experts, 1, xm_weight_traits_of(XM_TYPE_F32),
-                                   &moe->router, error);
+                                   moe->width, views * moe->experts, 1,
+                                   xm_weight_traits_of(XM_TYPE_F32), &moe->router, error);
 }
 
 /* ids: [vocabulary], as the file has them. */
@@ -102,7 +122,9 @@ xmoe_status xm_xmoe_router_bind(xm_loader *loader, int32_t index, const xm_xmoe_
         .score = sigmoid ? XM_SCORE_SIGMOID : XM_SCORE_SOFTMAX,
         .trained_top_k = own->type == XMOE_ROUTER_TOP_K ? own->top_k : 0,
         .weight_scale = 1.0f,
+        .views = router->views,
+        .view_temperature = router->view_temperature,
     };
     return gate == XM_GATE_HASH ? bind_hash(loader, index, moe, error)
-                                : bind_logits(loader, index, moe, error);
+                                : bind_logits(loader, index, router->views, moe, error);
 }

@@ -10,6 +10,8 @@
 
 typedef struct {
     const xm_router_kind *kind;
+    int32_t views; /* logits of each expert */
+    float view_temperature;
 } xm_xmoe_router;
 
 /* Layers that have a router's tensors are MoE. context: the loader. */

@@ -1,9 +1,9 @@
 /*
  * moe.c - one MoE layer, in three or four parallel regions (see moe.h):
  *
- *   route  router logits of all rows, then per row scores and choice of experts
- *   up     per (expert, panels): hidden = activation(gate . h, up . h) of the expert's rows, also
- * as int16 where the down weights want it down   per range of output columns: for each touched
+ *   route  router logits of all rows, then per row their mix (views.h), scores and choice of
+ * experts up     per (expert, panels): hidden = activation(gate . h, up . h) of the expert's rows,
+ * also as int16 where the down weights want it down   per range of output columns: for each touched
  * expert in ascending order, down . hidden + bias, added with the routing weight to the residual
  * rows
  *
@@ -17,6 +17,7 @@
 #include "moe/activations.h"
 #include "moe/dispatch.h"
 #include "moe/tiles.h"
+#include "moe/views.h"
 
 enum {
     HIDDEN_BYTES = 8 << 20, /* scratch for hidden rows: about what the caches hold */
@@ -25,9 +26,10 @@ enum {
 
 struct xm_moe_scratch {
     const xm_input_observer *observer; /* or NULL */
-    int32_t max_rows, experts;
+    int32_t max_rows, experts, views;
     int32_t capacity; /* pairs of one wave */
     float *score;     /* [max_rows][experts]: router logits, then scores */
+    float *view;      /* [max_rows][views][experts]: logits before they are mixed; NULL: one view */
     int32_t *count;   /* the selection's arrays */
     uint16_t *expert; /* [max_rows][experts] */
     float *weight;    /* [max_rows][experts] */
@@ -71,15 +73,17 @@ static bool allocate_scratch(xm_moe_scratch *scratch, size_t hidden, size_t widt
     size_t tasks = (size_t)xm_dispatch_max_tasks(scratch->experts);
     scratch->out_stride = (width + XM_PANEL - 1) / XM_PANEL * XM_PANEL;
     scratch->score = xm_calloc_aligned(rows * experts, sizeof *scratch->score);
+    if (scratch->views > 1)
+        scratch->view = xm_calloc_aligned(rows * experts * (size_t)scratch->views, sizeof(float));
     scratch->count = xm_calloc(rows, sizeof *scratch->count);
     scratch->expert = xm_calloc(rows * experts, sizeof *scratch->expert);
     scratch->weight = xm_calloc(rows * experts, sizeof *scratch->weight);
     scratch->tasks = xm_calloc(tasks, sizeof *scratch->tasks);
     scratch->ordinal = xm_calloc((size_t)scratch->capacity, sizeof *scratch->ordinal);
     scratch->out = xm_calloc_aligned(XM_ROW_TILE * scratch->out_stride, sizeof *scratch->out);
-    if (scratch->score == NULL || scratch->count == NULL || scratch->expert == NULL ||
-        scratch->weight == NULL || scratch->tasks == NULL || scratch->ordinal == NULL ||
-        scratch->out == NULL ||
+    if (scratch->score == NULL || (scratch->views > 1 && scratch->view == NULL) ||
+        scratch->count == NULL || scratch->expert == NULL || scratch->weight == NULL ||
+        scratch->tasks == NULL || scratch->ordinal == NULL || scratch->out == NULL ||
         !xm_dispatch_create(scratch->max_rows, scratch->experts, &scratch->dispatch) ||
         !xm_activations_create((size_t)scratch->capacity, hidden, &scratch->hidden))
         return false;
@@ -89,8 +93,9 @@ static bool allocate_scratch(xm_moe_scratch *scratch, size_t hidden, size_t widt
     return !gated || scratch->gate != NULL;
 }
 
-xmoe_status xm_moe_scratch_create(int32_t max_rows, int32_t experts, int32_t hidden, int32_t width,
-                                  bool gated, xm_moe_scratch **scratch_out, xmoe_error *error)
+xmoe_status xm_moe_scratch_create(int32_t max_rows, int32_t experts, int32_t views, int32_t hidden,
+                                  int32_t width, bool gated, xm_moe_scratch **scratch_out,
+                                  xmoe_error *error)
 {
     *scratch_out = NULL;
     xm_moe_scratch *scratch = xm_calloc(1, sizeof *scratch);
@@ -98,6 +103,7 @@ xmoe_status xm_moe_scratch_create(int32_t max_rows, int32_t experts, int32_t hid
         return xm_fail_memory(error, "MoE scratch", sizeof *scratch);
     scratch->max_rows = max_rows;
     scratch->experts = experts;
+    scratch->views = views;
     scratch->capacity = wave_capacity(max_rows, experts, hidden);
     if (!allocate_scratch(scratch, (size_t)hidden, (size_t)width, gated)) {
         xm_moe_scratch_free(scratch);
@@ -114,6 +120,7 @@ void xm_moe_scratch_free(xm_moe_scratch *scratch)
     if (scratch == NULL)
         return;
     xm_free(scratch->score);
+    xm_free(scratch->view);
     xm_free(scratch->count);
     xm_free(scratch->expert);
     xm_free(scratch->weight);
@@ -133,16 +140,23 @@ void xm_moe_scratch_observe(xm_moe_scratch *scratch, const xm_input_observer *ob
 
 /* --- route ------------------------------------------------------------------------------------ */
 
+static bool has_views(const xm_moe_layer *layer)
+{
+    return layer->rules.views > 1;
+}
+
+/* Logits of the router's own rows: one of each expert, or one of each view of each expert. */
 static void run_router(void *context, int32_t task, int32_t thread)
 {
     (void)thread;
     const moe_call *call = context;
-    size_t experts = (size_t)call->layer->experts;
+    size_t stride = (size_t)call->layer->router.rows;
+    float *logits = has_views(call->layer) ? call->scratch->view : call->scratch->score;
     xm_tile tile = xm_tiles_at(&call->tiles, task);
     xm_matrix_panels(call->kernels, &call->layer->router, call->layer->router_bias, call->h,
                      call->scratch->ordinal + tile.first_row, tile.last_row - tile.first_row,
-                     tile.first_panel, tile.last_panel,
-                     call->scratch->score + (size_t)tile.first_row * experts, experts);
+                     tile.first_panel, tile.last_panel, logits + (size_t)tile.first_row * stride,
+                     stride);
 }
 
 static void run_route(void *context, int32_t task, int32_t thread)
@@ -156,6 +170,9 @@ static void run_route(void *context, int32_t task, int32_t thread)
     int32_t last = (task + 1) * ROUTE_ROWS < rows ? (task + 1) * ROUTE_ROWS : rows;
     for (int32_t row = task * ROUTE_ROWS; row < last; row++) {
         size_t start = (size_t)row * (size_t)experts;
+        if (has_views(call->layer))
+            xm_mix_views(scratch->view + start * (size_t)rules->views, rules->views, experts,
+                         rules->view_temperature, scratch->score + start);
         xm_score_experts(call->kernels, rules, scratch->score + start, experts);
         scratch->count[row] = xm_route(call->rows->routers[row], rules, scratch->score + start,
                                        experts, scratch->expert + start, scratch->weight + start);
@@ -178,7 +195,7 @@ static void choose_experts(moe_call *call, xm_pool *pool)
 {
     const xm_moe_layer *layer = call->layer;
     int32_t rows = call->rows->count;
-    size_t work = (size_t)rows * (size_t)layer->experts * (size_t)layer->width;
+    size_t work = (size_t)rows * (size_t)layer->router.rows * (size_t)layer->width;
     call->tiles = xm_tiles_plan(rows, layer->router.panels, xm_pool_threads(pool));
     xm_pool_run(xm_pool_for(pool, work), call->tiles.tasks, run_router, call);
     xm_pool_run(pool, (rows + ROUTE_ROWS - 1) / ROUTE_ROWS, run_route, call);

@@ -22,8 +22,8 @@ typedef struct {
     int32_t experts, hidden, width; /* E, eff, d */
     const uint16_t *expert_of;      /* [vocabulary]: the one expert of each token id, with weight 1,
                                        whatever a request asks for; NULL: the router chooses */
-    xm_matrix router;               /* [E x d] */
-    const float *router_bias;       /* [E] or NULL */
+    xm_matrix router;               /* [E x d]; with V views [V E x d], row v E + e */
+    const float *router_bias;       /* of each row, or NULL */
     xm_gate_rules rules;
     xm_activation activation;
     xm_matrix *gate;                  /* [E][hidden x d]; NULL for GELU */
@@ -43,10 +43,11 @@ typedef struct {
 
 typedef struct xm_moe_scratch xm_moe_scratch;
 
-/* For layers of at most these sizes and steps of at most max_rows rows; gated: experts have gates.
- */
-xmoe_status xm_moe_scratch_create(int32_t max_rows, int32_t experts, int32_t hidden, int32_t width,
-                                  bool gated, xm_moe_scratch **scratch, xmoe_error *error);
+/* For layers of at most these sizes and steps of at most max_rows rows; views: of the router, 0 or
+ * 1 where it has only one; gated: experts have gates. */
+xmoe_status xm_moe_scratch_create(int32_t max_rows, int32_t experts, int32_t views, int32_t hidden,
+                                  int32_t width, bool gated, xm_moe_scratch **scratch,
+                                  xmoe_error *error);
 /* Tells from now on of what experts' matrices are multiplied with, the router's not; NULL: no more.
  */
 void xm_moe_scratch_observe(xm_moe_scratch *scratch, const xm_input_observer *observer);

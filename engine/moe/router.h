@@ -41,6 +41,9 @@ typedef struct {
     bool group_by_top_two;       /* a group is worth its two best ranking scores, else its best */
     float weight_scale;          /* weights are multiplied by it, last */
     float normalize_epsilon;     /* added to the sum that weights are divided by */
+    int32_t views;               /* logits of each expert, mixed into one (views.h) before all else;
+                                    0 or 1: there is only one */
+    float view_temperature;      /* of the mix */
 } xm_gate_rules;
 
 /* Turns logits into scores in place. */

@@ -4,30 +4,52 @@
 #include "train/gate.h"
 
 #include "train/linear.h"
+#include "train/views.h"
+
+static xm_view_shape view_shape(const xm_train_gate *gate, const xm_routes *routes)
+{
+    return (xm_view_shape){.rows = routes->rows,
+                           .views = gate->views,
+                           .experts = routes->experts,
+                           .temperature = gate->view_temperature};
+}
 
 void xm_train_gate_forward(xm_pool *pool, const xm_train_gate *gate, const float *h,
-                           const int32_t *tokens, xm_routes *routes)
+                           const int32_t *tokens, const xm_train_views *views, xm_routes *routes)
 {
     if (routes->rule.gate == XM_GATE_HASH) {
         xm_routes_look_up(routes, gate->expert_of, tokens);
         return;
     }
     const xm_compute f32 = xm_compute_f32(pool); /* the router is F32 in any case */
-    xm_linear_forward(&f32, h, gate->weight, NULL, routes->probabilities, routes->rows, gate->width,
-                      routes->experts);
+    float *products = views->logits != NULL ? views->logits : routes->probabilities;
+    xm_linear_forward(&f32, h, gate->weight, NULL, products, routes->rows, gate->width,
+                      gate->views * routes->experts);
+    if (views->logits != NULL) {
+        const xm_view_shape shape = view_shape(gate, routes);
+        xm_views_forward(pool, &shape, views->logits, routes->probabilities);
+    }
     xm_routes_choose(routes, pool);
 }
 
 void xm_train_gate_backward(xm_pool *pool, const xm_train_gate *gate,
                             xm_train_gate_gradients *gradients, const float *h,
-                            const xm_routes *routes, const float *dgate, float *dlogits, float *dh)
+                            const xm_train_views *views, const xm_routes *routes,
+                            const float *dgate, float *dlogits, float *dh)
 {
     if (routes->rule.gate == XM_GATE_HASH)
         return;
     const xm_compute f32 = xm_compute_f32(pool);
     xm_routes_backward(routes, pool, dgate, dlogits);
-    xm_linear_backward_weight(&f32, dlogits, h, gradients->weight, NULL, routes->rows, gate->width,
-                              routes->experts);
-    xm_linear_backward_input(&f32, dlogits, gate->weight, dh, routes->rows, gate->width,
-                             routes->experts, true);
+    const float *dproducts = dlogits;
+    if (views->logits != NULL) {
+        const xm_view_shape shape = view_shape(gate, routes);
+        xm_views_backward(pool, &shape, views->logits, dlogits, views->gradients);
+        dproducts = views->gradients;
+    }
+    int32_t products = gate->views * routes->experts;
+    xm_linear_backward_weight(&f32, dproducts, h, gradients->weight, NULL, routes->rows,
+                              gate->width, products);
+    xm_linear_backward_input(&f32, dproducts, gate->weight, dh, routes->rows, gate->width, products,
+                             true);
 }

@@ -34,6 +34,10 @@ static void write_router_keys(xm_gguf_writer *writer, const xm_network_shape *s)
     xm_gguf_writer_u32(writer, key_of(name, s, "expert_used_count"), (uint32_t)top_k);
     if (xmoe)
         xm_gguf_writer_bool(writer, "xmoe.router.normalize", false);
+    if (s->router_views > 1) {
+        xm_gguf_writer_u32(writer, key_of(name, s, "router.views"), (uint32_t)s->router_views);
+        xm_gguf_writer_f32(writer, key_of(name, s, "router.view_temperature"), s->view_temperature);
+    }
 }
 
 static void write_keys(xm_gguf_writer *writer, const xm_network_shape *s,
@@ -171,6 +175,23 @@ static xmoe_status read_pattern(const xm_gguf *file, xm_network_shape *s, xmoe_e
     return XMOE_OK;
 }
 
+/* xm_network_create says what is wrong with them. */
+static xmoe_status read_views(const xm_gguf *file, xm_network_shape *s, xmoe_error *error)
+{
+    char key[64];
+    bool found = false;
+    uint32_t views = 1;
+    xmoe_status status =
+        xm_gguf_get_u32(file, key_of(key, s, "router.views"), &views, &found, error);
+    s->router_views = views <= XM_MAX_ROUTER_VIEWS ? (int32_t)views : XM_MAX_ROUTER_VIEWS + 1;
+    if (status != XMOE_OK || views == 1)
+        return status;
+    if (views == 0)
+        return xm_fail(error, XMOE_ERROR_FORMAT, "%s is 0", key);
+    return xm_gguf_get_f32(file, key_of(key, s, "router.view_temperature"), &s->view_temperature,
+                           NULL, error);
+}
+
 static xmoe_status read_router(const xm_gguf *file, xm_network_shape *s, xmoe_error *error)
 {
     xm_string type = {"threshold", 9};
@@ -231,7 +252,9 @@ xmoe_status xm_model_file_shape(const xm_gguf *file, xm_network_shape *shape, xm
         status = xm_fail(error, XMOE_ERROR_FORMAT, "xmoe.block_count is %d", shape->blocks);
     if (status == XMOE_OK)
         status = read_pattern(file, shape, error);
-    return status == XMOE_OK ? read_router(file, shape, error) : status;
+    if (status == XMOE_OK)
+        status = read_router(file, shape, error);
+    return status == XMOE_OK ? read_views(file, shape, error) : status;
 }
 
 xmoe_status xm_model_file_read(const xm_gguf *file, const xm_network *network, float *parameters,

@@ -109,7 +109,7 @@ void xm_train_moe_forward(const xm_compute *compute, const xm_train_moe_weights 
                    .residual = residual,
                    .y = y};
     int32_t rows = layer->routes.rows;
-    xm_train_gate_forward(compute->pool, &weights->gate, h, tokens, &layer->routes);
+    xm_train_gate_forward(compute->pool, &weights->gate, h, tokens, &layer->views, &layer->routes);
     xm_pool_run(compute->pool, weights->experts, expert_forward_task, &job);
     xm_pool_run(compute->pool, (rows + ROW_TASK - 1) / ROW_TASK, combine_task, &job);
 }
@@ -217,6 +217,6 @@ void xm_train_moe_backward(const xm_compute *compute, const xm_train_moe_weights
     int32_t rows = layer->routes.rows;
     xm_pool_run(compute->pool, weights->experts, expert_backward_task, &job);
     xm_pool_run(compute->pool, (rows + ROW_TASK - 1) / ROW_TASK, collect_task, &job);
-    xm_train_gate_backward(compute->pool, &weights->gate, &gradients->gate, h, &layer->routes,
-                           scratch->dgate, scratch->dlogits, dh);
+    xm_train_gate_backward(compute->pool, &weights->gate, &gradients->gate, h, &layer->views,
+                           &layer->routes, scratch->dgate, scratch->dlogits, dh);
 }

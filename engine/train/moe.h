@@ -29,6 +29,7 @@ typedef struct {
  * the slot arrays. */
 typedef struct {
     xm_routes routes;
+    xm_train_views views;
     float *gathered;  /* [slots][width] */
     float *gates;     /* [slots][hidden]: products with the gate matrix; NULL: GELU */
     float *before;    /* [slots][hidden]: products with the up matrix, with their bias */
@@ -44,6 +45,7 @@ typedef struct {
     float *dgates;  /* [slots][hidden]; NULL: GELU */
     float *dgate;   /* [slots] */
     float *dlogits; /* [rows][experts] */
+    float *dviews;  /* [rows][views][experts]; NULL: one view */
 } xm_train_moe_scratch;
 
 /* y = residual + sum over kept experts of gate * expert(h); h, residual, y: [rows][width]; tokens:

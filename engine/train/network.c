@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "train/gate_hash.h"
+#include "train/views.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -53,6 +54,21 @@ static xmoe_status check_architecture(const xm_network_shape *s, xmoe_error *err
     return XMOE_OK;
 }
 
+static xmoe_status check_views(const xm_network_shape *s, xmoe_error *error)
+{
+    if (s->router_views > 1 &&
+        (s->architecture != XM_ARCHITECTURE_XMOE || s->gate != XM_GATE_SOFTMAX))
+        return xm_fail_argument(error, "router_views",
+                                "router_views is %d: only routers threshold, top_k and dense of "
+                                "architecture xmoe have views",
+                                s->router_views);
+    if (!(s->view_temperature > 0.0f && isfinite(s->view_temperature)))
+        return xm_fail_argument(error, "view_temperature",
+                                "view_temperature is %g, must be above 0",
+                                (double)s->view_temperature);
+    return XMOE_OK;
+}
+
 static xmoe_status check_shape(const xm_network_shape *s, xmoe_error *error)
 {
     const struct {
@@ -69,6 +85,7 @@ static xmoe_status check_shape(const xm_network_shape *s, xmoe_error *error)
         {"expert_feed_forward", s->expert_feed_forward, 1, 65536},
         {"moe_every", s->moe_every, 0, XMOE_MAX_LAYERS},
         {"top_k", s->top_k, 1, 4096},
+        {"router_views", s->router_views, 1, XM_MAX_ROUTER_VIEWS},
     };
     for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++)
         if (ranges[i].value < ranges[i].least || ranges[i].value > ranges[i].most)
@@ -90,7 +107,8 @@ static xmoe_status check_shape(const xm_network_shape *s, xmoe_error *error)
                                 (double)s->threshold);
     if (!(s->epsilon > 0.0f) || !(s->init_std > 0.0f) || !(s->router_std >= 0.0f))
         return xm_fail_argument(error, "init_std", "epsilon and init_std must be positive");
-    return check_architecture(s, error);
+    xmoe_status status = check_views(s, error);
+    return status == XMOE_OK ? check_architecture(s, error) : status;
 }
 
 /* Appends a tensor [inner] or [inner, outer] or [inner, outer, experts]; returns its offset. */
@@ -199,8 +217,8 @@ static void append_router(xm_network *network, int32_t block)
         return;
     }
     o->router_weight =
-        append_matrix(network, block_name(name, block, "ffn_gate_inp.weight"), s->width, s->experts,
-                      0, s->router_std / sqrtf((float)s->width));
+        append_matrix(network, block_name(name, block, "ffn_gate_inp.weight"), s->width,
+                      s->router_views * s->experts, 0, s->router_std / sqrtf((float)s->width));
     last(network)->matrix = false; /* F32 in every file */
     last(network)->map_rows = 0;
 }
@@ -255,10 +273,21 @@ static void append_block(xm_network *network, int32_t block)
     }
 }
 
+static xm_network_shape with_defaults(xm_network_shape shape)
+{
+    if (shape.router_views == 0)
+        shape.router_views = 1;
+    if (shape.view_temperature == 0.0f)
+        shape.view_temperature = XM_VIEW_TEMPERATURE;
+    return shape;
+}
+
 xmoe_status xm_network_create(const xm_network_shape *shape, xm_network **network_out,
                               xmoe_error *error)
 {
     *network_out = NULL;
+    const xm_network_shape whole = with_defaults(*shape);
+    shape = &whole;
     xmoe_status status = check_shape(shape, error);
     if (status != XMOE_OK)
         return status;
@@ -342,7 +371,7 @@ double xm_network_forward_flops(const xm_network *network, double mean_active)
     const xm_network_shape *s = &network->shape;
     double d = s->width, flops = 2.0 * d * s->vocabulary;
     double matrices = s->architecture == XM_ARCHITECTURE_XMOE ? 2.0 : 3.0; /* of an FFN */
-    double gate = s->gate == XM_GATE_HASH ? 0 : 2.0 * d * s->experts;
+    double gate = s->gate == XM_GATE_HASH ? 0 : 2.0 * d * s->router_views * s->experts;
     for (int32_t block = 0; block < s->blocks; block++) {
         flops += 2.0 * d * 4.0 * d + 2.0 * d * s->context; /* causal: half of the scores */
         flops += network->blocks[block].moe

@@ -3,7 +3,8 @@
  *
  * All parameters are one array of floats; gradients and the optimiser's moments are arrays of the
  * same layout. A tensor has the name and the shape (contiguous dimension first) that it has in the
- * GGUF file, so exporting is copying. Immutable once made; any thread may read it.
+ * GGUF file, so exporting is copying. Immutable once made, but for the temperature of a router's
+ * views, which a trainer sets between its steps; any thread may read it.
  */
 #ifndef XM_TRAIN_NETWORK_H
 #define XM_TRAIN_NETWORK_H
@@ -41,6 +42,8 @@ typedef struct {
     xmoe_router_type router;     /* how experts are chosen from the gate's scores */
     float threshold;             /* of routers threshold and sigmoid */
     int32_t top_k;               /* of router top_k */
+    int32_t router_views;        /* V: logits of each expert, mixed into one (views.h); 0: one */
+    float view_temperature;      /* of the mix; 0: XM_VIEW_TEMPERATURE */
     float init_std;              /* standard deviation of initial matrices */
     float router_std;            /* standard deviation of the router's logits at the start */
 } xm_network_shape;
@@ -71,7 +74,7 @@ typedef struct {
     size_t attn_qkv_weight, attn_qkv_bias;         /* [3d][d], [3d] */
     size_t attn_output_weight, attn_output_bias;   /* [d][d], [d] */
     size_t ffn_norm_weight, ffn_norm_bias;         /* [d] */
-    size_t router_weight;                          /* [E][d]; not of gate hash */
+    size_t router_weight;                          /* [V][E][d]; not of gate hash */
     size_t hash;                                   /* gate hash: [vocabulary] experts of tokens */
     size_t gate_weight;                            /* [E][ff][d] */
     size_t up_weight, up_bias;                     /* [E][ff][d], [E][ff] */

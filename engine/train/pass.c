@@ -99,6 +99,8 @@ static xm_train_moe_weights moe_weights(const xm_network *network, const xm_bloc
                                   .hidden = network->shape.expert_feed_forward,
                                   .experts = network->shape.experts,
                                   .gate = {.width = network->shape.width,
+                                           .views = network->shape.router_views,
+                                           .view_temperature = network->shape.view_temperature,
                                            .weight = weight_at(parameters, o->router_weight),
                                            .expert_of = weight_at(parameters, o->hash)},
                                   .expert_gate = weight_at(parameters, o->gate_weight),

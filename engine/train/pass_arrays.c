@@ -39,6 +39,19 @@ static void create_block_arrays(xm_pass *pass, xm_block_state *state)
     state->ffn_statistics = own(pass, rows, 2);
 }
 
+/* shared: of a layer before, whose products need not be kept; the scratch is shared in any case. */
+static void create_views(xm_pass *pass, xm_train_views *views, const xm_train_views *shared)
+{
+    const xm_network_shape *s = &pass->network->shape;
+    size_t rows = (size_t)pass->rows, products = (size_t)s->router_views * (size_t)s->experts;
+    if (s->router_views == 1)
+        return;
+    views->logits = shared != NULL ? shared->logits : own(pass, rows, products);
+    if (pass->options.training && pass->moe.dviews == NULL)
+        pass->moe.dviews = own(pass, rows, products);
+    views->gradients = pass->moe.dviews;
+}
+
 static xmoe_status create_moe(xm_pass *pass, xm_block_state *state, const xm_block_state *shared,
                               xmoe_error *error)
 {
@@ -61,6 +74,7 @@ static xmoe_status create_moe(xm_pass *pass, xm_block_state *state, const xm_blo
                                              .block = (int32_t)(state - pass->blocks)};
     size_t slots = state->moe.routes.slots, hidden = (size_t)s->expert_feed_forward;
     bool gated = s->architecture != XM_ARCHITECTURE_XMOE;
+    create_views(pass, &state->moe.views, shared != NULL ? &shared->moe.views : NULL);
     if (shared != NULL) {
         state->moe.gathered = shared->moe.gathered;
         state->moe.gates = shared->moe.gates;

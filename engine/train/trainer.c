@@ -8,6 +8,7 @@
 #include "train/checkpoint.h"
 #include "train/gate_hash.h"
 #include "train/gemm_peak.h"
+#include "train/views.h"
 
 #include <math.h>
 #include <string.h>
@@ -121,6 +122,13 @@ static xmoe_status initialise(xm_trainer *trainer, xmoe_error *error)
     return status;
 }
 
+/* What passes, validation and model files have until the next step begins; step: from 0. */
+static void set_view_temperature(xm_trainer *trainer, uint64_t step)
+{
+    trainer->network->shape.view_temperature =
+        xm_view_temperature(step, trainer->options.rule.total_steps);
+}
+
 /* What this rank does for itself; ranks agree on it afterwards. */
 static xmoe_status build(xm_trainer *trainer, xmoe_error *error)
 {
@@ -137,6 +145,8 @@ static xmoe_status build(xm_trainer *trainer, xmoe_error *error)
     xmoe_status status = xm_gemm_select(o->precision, &trainer->gemm, error);
     if (status == XMOE_OK)
         status = xm_network_create(&o->shape, &trainer->network, error);
+    if (status == XMOE_OK)
+        set_view_temperature(trainer, 0);
     if (status == XMOE_OK)
         status = check_lengths(trainer, error);
     if (status == XMOE_OK)
@@ -371,6 +381,7 @@ xmoe_status xm_trainer_step(xm_trainer *trainer, xm_step_report *report, xmoe_er
     const xm_optimizer_rule *rule = &trainer->options.rule;
     *report = (xm_step_report){.step = trainer->step + 1,
                                .rate = xm_learning_rate(rule, (int64_t)trainer->step)};
+    set_view_temperature(trainer, trainer->step);
     xmoe_status status = run_groups(trainer, error);
     if (status == XMOE_OK)
         status = check_losses(trainer, error);
@@ -438,5 +449,6 @@ xmoe_status xm_trainer_load(xm_trainer *trainer, const char *path, xmoe_error *e
     if (status != XMOE_OK)
         return status;
     trainer->step = checkpoint.step;
+    set_view_temperature(trainer, trainer->step > 0 ? trainer->step - 1 : 0);
     return check_state(trainer, error);
 }
