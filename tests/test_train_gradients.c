@@ -388,6 +388,7 @@ static void test_views(void **state)
                              .entropy_weight = 0.1f,
                              .capacity_factor = 0.9f,
                              .drops = true,
+                             .z_weight = 0.02f,
                              .views = 3,
                              .view_temperature = 1.0f});
 }
