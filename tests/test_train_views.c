@@ -162,6 +162,23 @@ static void files_have_the_temperature_of_the_step(void **state)
     assert_int_equal(shape.router_views, 1);
 }
 
+/* Two more views are two more products with E rows in the one MoE block. */
+static void operations_are_counted(void **state)
+{
+    (void)state;
+    xm_network_shape shape = train_toy_options().shape;
+    double flops[2];
+    shape.vocabulary = 300;
+    for (int i = 0; i < 2; i++) {
+        xm_network *network = NULL;
+        shape.router_views = i == 0 ? 1 : 3;
+        assert_int_equal(xm_network_create(&shape, &network, NULL), XMOE_OK);
+        flops[i] = xm_network_forward_flops(network, 2.0);
+        xm_network_free(network);
+    }
+    assert_true(flops[1] - flops[0] == 2.0 * 2.0 * shape.width * shape.experts);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -170,6 +187,7 @@ int main(void)
         cmocka_unit_test(validation_has_the_temperature_of_the_step),
         cmocka_unit_test(resumes_to_the_bit),
         cmocka_unit_test(files_have_the_temperature_of_the_step),
+        cmocka_unit_test(operations_are_counted),
     };
     return cmocka_run_group_tests(tests, train_set_up, train_tear_down);
 }
