@@ -139,7 +139,8 @@ static void run_router(void *context, int32_t task, int32_t thread)
     const moe_call *call = context;
     size_t experts = (size_t)call->layer->experts;
     xm_tile tile = xm_tiles_at(&call->tiles, task);
-    xm_matrix_panels(call->kernels, &call->layer->router, call->layer->router_bias, call->h,
+    const xm_activations *in = call->layer->gru != NULL ? call->rows->states : call->h;
+    xm_matrix_panels(call->kernels, &call->layer->router, call->layer->router_bias, in,
                      call->scratch->ordinal + tile.first_row, tile.last_row - tile.first_row,
                      tile.first_panel, tile.last_panel,
                      call->scratch->score + (size_t)tile.first_row * experts, experts);
@@ -178,7 +179,7 @@ static void choose_experts(moe_call *call, xm_pool *pool)
 {
     const xm_moe_layer *layer = call->layer;
     int32_t rows = call->rows->count;
-    size_t work = (size_t)rows * (size_t)layer->experts * (size_t)layer->width;
+    size_t work = (size_t)rows * (size_t)layer->experts * (size_t)layer->router.columns;
     call->tiles = xm_tiles_plan(rows, layer->router.panels, xm_pool_threads(pool));
     xm_pool_run(xm_pool_for(pool, work), call->tiles.tasks, run_router, call);
     xm_pool_run(pool, (rows + ROUTE_ROWS - 1) / ROUTE_ROWS, run_route, call);

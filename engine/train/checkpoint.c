@@ -17,28 +17,28 @@ typedef struct {
     uint64_t step;
     uint64_t vocabulary;
     uint64_t seed;
-    int64_t shape[15]; /* integers of the shape, in order; see make_header */
+    int64_t shape[16]; /* integers of the shape, in order; see make_header */
     float threshold, epsilon;
     int64_t precision;
 } checkpoint_header;
 
 static const char *const shape_names[] = {
-    "vocabulary", "context",      "width",    "blocks",
-    "heads",      "feed_forward", "experts",  "expert_feed_forward",
-    "moe_every",  "router",       "gate",     "top_k",
-    "sequences",  "architecture", "optimizer"};
+    "vocabulary", "context",      "width",     "blocks",
+    "heads",      "feed_forward", "experts",   "expert_feed_forward",
+    "moe_every",  "router",       "gate",      "top_k",
+    "sequences",  "architecture", "optimizer", "router_state"};
 
 static checkpoint_header make_header(const xm_checkpoint *c)
 {
     const xm_network_shape *s = &c->identity.shape;
     checkpoint_header header;
     memset(&header, 0, sizeof header); /* padding is written too */
-    memcpy(header.magic, "XMTRAIN3", sizeof header.magic);
+    memcpy(header.magic, "XMTRAIN4", sizeof header.magic);
     header.total = c->network->total;
     header.step = c->step;
     header.vocabulary = c->identity.vocabulary;
     header.seed = c->identity.seed;
-    const int64_t shape[15] = {s->vocabulary,
+    const int64_t shape[16] = {s->vocabulary,
                                s->context,
                                s->width,
                                s->blocks,
@@ -52,7 +52,8 @@ static checkpoint_header make_header(const xm_checkpoint *c)
                                s->top_k,
                                c->identity.sequences,
                                (int64_t)s->architecture,
-                               (int64_t)c->identity.optimizer};
+                               (int64_t)c->identity.optimizer,
+                               s->gate == XM_GATE_RECURRENT ? s->router_state : 0};
     memcpy(header.shape, shape, sizeof shape);
     header.threshold = s->threshold;
     header.epsilon = s->epsilon;

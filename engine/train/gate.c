@@ -5,6 +5,12 @@
 
 #include "train/linear.h"
 
+/* What the matrix of the logits is multiplied with. */
+static const float *rated_rows(const xm_train_gate *gate, const float *h)
+{
+    return gate->recurrent != NULL ? gate->recurrent->layer.state : h;
+}
+
 void xm_train_gate_forward(xm_pool *pool, const xm_train_gate *gate, const float *h,
                            const int32_t *tokens, xm_routes *routes)
 {
@@ -13,8 +19,10 @@ void xm_train_gate_forward(xm_pool *pool, const xm_train_gate *gate, const float
         return;
     }
     const xm_compute f32 = xm_compute_f32(pool); /* the router is F32 in any case */
-    xm_linear_forward(&f32, h, gate->weight, NULL, routes->probabilities, routes->rows, gate->width,
-                      routes->experts);
+    if (gate->recurrent != NULL)
+        xm_recurrent_forward(pool, gate->recurrent, h);
+    xm_linear_forward(&f32, rated_rows(gate, h), gate->weight, NULL, routes->probabilities,
+                      routes->rows, gate->width, routes->experts);
     xm_routes_choose(routes, pool);
 }
 
@@ -26,8 +34,11 @@ void xm_train_gate_backward(xm_pool *pool, const xm_train_gate *gate,
         return;
     const xm_compute f32 = xm_compute_f32(pool);
     xm_routes_backward(routes, pool, dgate, dlogits);
-    xm_linear_backward_weight(&f32, dlogits, h, gradients->weight, NULL, routes->rows, gate->width,
-                              routes->experts);
-    xm_linear_backward_input(&f32, dlogits, gate->weight, dh, routes->rows, gate->width,
-                             routes->experts, true);
+    xm_linear_backward_weight(&f32, dlogits, rated_rows(gate, h), gradients->weight, NULL,
+                              routes->rows, gate->width, routes->experts);
+    xm_linear_backward_input(&f32, dlogits, gate->weight,
+                             gate->recurrent != NULL ? gate->recurrent->scratch->dstate : dh,
+                             routes->rows, gate->width, routes->experts, true);
+    if (gate->recurrent != NULL)
+        xm_recurrent_backward(pool, gate->recurrent, h, dh);
 }

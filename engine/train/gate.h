@@ -5,13 +5,15 @@
 #ifndef XM_TRAIN_GATE_H
 #define XM_TRAIN_GATE_H
 
+#include "train/gate_recurrent.h"
 #include "train/routes.h"
 
 /* Parameters of one layer; which of them there are depends on the gate. */
 typedef struct {
-    int32_t width;          /* d */
-    const float *weight;    /* [E][d] */
-    const float *expert_of; /* gate hash: [vocabulary] */
+    int32_t width;                 /* d; gate recurrent: r */
+    const float *weight;           /* [E][width] */
+    const float *expert_of;        /* gate hash: [vocabulary] */
+    const xm_recurrent *recurrent; /* gate recurrent: makes what the logits are of; else NULL */
 } xm_train_gate;
 
 typedef struct {

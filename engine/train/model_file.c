@@ -34,6 +34,8 @@ static void write_router_keys(xm_gguf_writer *writer, const xm_network_shape *s)
     xm_gguf_writer_u32(writer, key_of(name, s, "expert_used_count"), (uint32_t)top_k);
     if (xmoe)
         xm_gguf_writer_bool(writer, "xmoe.router.normalize", false);
+    if (s->gate == XM_GATE_RECURRENT)
+        xm_gguf_writer_u32(writer, "xmoe.router.state_length", (uint32_t)s->router_state);
 }
 
 static void write_keys(xm_gguf_writer *writer, const xm_network_shape *s,
@@ -201,6 +203,8 @@ static xmoe_status read_router(const xm_gguf *file, xm_network_shape *s, xmoe_er
     if (normalize)
         return xm_fail(error, XMOE_ERROR_UNSUPPORTED,
                        "xmoe.router.normalize: the trainer does not normalise chosen weights");
+    if (kind->gate == XM_GATE_RECURRENT)
+        return read_count(file, "xmoe.router.state_length", &s->router_state, error);
     return XMOE_OK;
 }
 
