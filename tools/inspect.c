@@ -32,7 +32,8 @@ static const char *const shape_keys[] = {
     "context_length",       "embedding_length",           "block_count",
     "attention.head_count", "attention.head_count_kv",    "feed_forward_length",
     "expert_count",         "expert_feed_forward_length", "expert_used_count",
-    "router.type",          "router.threshold",           "router.normalize",
+    "router.type",          "router.threshold",           "router.state_length",
+    "router.normalize",
 };
 
 static bool find_key(const xmoe_gguf *file, const char *name, xmoe_gguf_key *key)
