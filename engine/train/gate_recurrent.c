@@ -13,8 +13,8 @@ enum { ROW_TASK = 256 };
 
 static void run_rows(xm_pool *pool, xm_task_fn task, const xm_recurrent *recurrent)
 {
-    xm_pool_run(pool, (recurrent->rows + ROW_TASK - 1) / ROW_TASK, task,
-                (void *)(uintptr_t)recurrent);
+    xm_recurrent context = *recurrent;
+    xm_pool_run(pool, (recurrent->rows + ROW_TASK - 1) / ROW_TASK, task, &context);
 }
 
 static void cell_forward_task(void *context, int32_t task, int32_t thread)
