@@ -141,6 +141,7 @@ static void read_network(FILE *file, torch_network *f)
     s->feed_forward = read_named(file, "feed_forward");
     s->experts = read_named(file, "experts");
     s->expert_feed_forward = read_named(file, "expert_feed_forward");
+    s->router_state = read_named(file, "router_state");
     assert_int_equal(fscanf(file, " epsilon %f", &s->epsilon), 1);
     f->sequences = read_named(file, "sequences");
     f->length = read_named(file, "length");
@@ -436,6 +437,16 @@ static void test_hash(void **state)
     check_case(*state, "hash");
 }
 
+static void test_recurrent(void **state)
+{
+    check_case(*state, "recurrent");
+}
+
+static void test_recurrent_capacity(void **state)
+{
+    check_case(*state, "recurrent_capacity");
+}
+
 static void test_olmoe(void **state)
 {
     check_case(*state, "olmoe");
@@ -458,6 +469,8 @@ int main(void)
         cmocka_unit_test(test_sigmoid),
         cmocka_unit_test(test_base),
         cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_recurrent),
+        cmocka_unit_test(test_recurrent_capacity),
         cmocka_unit_test(test_olmoe),
         cmocka_unit_test(test_llama),
     };
