@@ -487,6 +487,10 @@ static void bad_shapes_are_refused(void **state)
     assert_int_equal(xm_network_create(&shape, &other, &error), XMOE_ERROR_ARGUMENT);
     assert_string_equal(error.parameter, "router_state");
     shape = base_shape();
+    shape.moe_every = 0; /* nothing to route: no cell, which the engine would refuse */
+    assert_int_equal(xm_network_create(&shape, &other, &error), XMOE_OK);
+    assert_null(xm_network_find(other, "router_gru_input.weight"));
+    xm_network_free(other);
     shape.architecture = XM_ARCHITECTURE_OLMOE;
     shape.moe_every = 1;
     assert_int_equal(xm_network_create(&shape, &other, &error), XMOE_ERROR_ARGUMENT);

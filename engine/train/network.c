@@ -230,17 +230,17 @@ static void append_router(xm_network *network, int32_t block)
                                             inner, s->experts, s->router_std / length);
 }
 
-/* The cell of a recurrent router, of which both halves have a matrix and a bias. Projected rows and
- * first products have a standard deviation of 1. */
+/* The cell of a recurrent router, where there are MoE blocks. Projected rows have a standard
+ * deviation of 1, and so have their products. */
 static void append_gru(xm_network *network)
 {
     const xm_network_shape *s = &network->shape;
-    const int32_t r = s->router_state;
-    const float deviation = 1.0f / sqrtf((float)(r > 0 ? r : 1));
     network->gru_input_weight = network->gru_input_bias = XM_NO_TENSOR;
     network->gru_state_weight = network->gru_state_bias = XM_NO_TENSOR;
-    if (s->gate != XM_GATE_RECURRENT)
+    if (s->gate != XM_GATE_RECURRENT || s->moe_every == 0 || s->moe_every > s->blocks)
         return;
+    const int32_t r = s->router_state;
+    const float deviation = 1.0f / sqrtf((float)r);
     network->gru_input_weight =
         append_router_matrix(network, "router_gru_input.weight", r, 3 * r, deviation);
     network->gru_input_bias = append(network, "router_gru_input.bias", 3 * r, 0, 0);

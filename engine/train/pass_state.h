@@ -19,8 +19,7 @@ typedef struct {
     float *ffn_norm, *ffn_statistics;   /* [rows][d], [rows][2] */
     float *gates, *before, *activated;  /* [rows][ff]: dense FFN around GELU or SwiGLU (gates) */
     xm_train_moe_layer moe;
-    xm_recurrent_layer
-        recurrent; /* MoE blocks with gate recurrent; the state is each block's own */
+    xm_recurrent_layer recurrent; /* of gate recurrent; the state is each block's own */
 } xm_block_state;
 
 struct xm_pass {
