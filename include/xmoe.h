@@ -87,6 +87,9 @@ typedef enum {
  * sum over all experts where `threshold` adds them up; `sigmoid` compares scores as they are, and
  * is for such models alone. Weights are scores as they are under every type.
  *
+ * What a layer's logits are made of is the model's own matter: one trained with the recurrent
+ * router of RMoE has type `threshold` here and takes every type but `sigmoid`.
+ *
  * Floor and cap are applied last, in that order, to every type. */
 typedef struct {
     xmoe_router_type type;

@@ -255,6 +255,8 @@ class Errors(unittest.TestCase):
         # Blocks: 8 d^2 and 4 d times half a window each; one dense FFN; one router; the head.
         self.assertEqual(plan.router_flops("threshold-0.9"), 2 * 16 * 8)
         self.assertEqual(plan.router_flops("dense-flops"), 0)
+        plan.FLAGS["recurrent"] = "--router recurrent --router-state 4".split()
+        self.assertEqual(plan.router_flops("recurrent"), 2 * (16 * 4 + 6 * 4 * 4 + 4 * 8))
         self.assertEqual(plan.model_flops("threshold-0.9", 1000), 1000 + 2 * 16 * 8
                          + 2 * (8 * 256 + 4 * 16 * 32) + 4 * 16 * 32 + 2 * 16 * 300)
 

@@ -18,7 +18,8 @@ typedef struct {
 typedef struct {
     linear attention_norm, qkv, attention_output, ffn_norm; /* norms: weight and bias [d] */
     bool is_moe;
-    double *gate;      /* [views][E][d]; NULL: expert_of chooses */
+    double *gate;      /* [views][E][d], [E][r] with a GRU; NULL: expert_of chooses */
+    double *project;   /* [r][d] of a recurrent router, or NULL */
     double *expert_of; /* [vocabulary] or NULL */
     linear *up;        /* [E] or [1] */
     linear *down;      /* [E] or [1] */
@@ -34,6 +35,8 @@ struct reference_model {
     double epsilon;
     double *token_embedding, *position_embedding, *output; /* output may be token_embedding */
     linear output_norm;
+    int32_t r; /* length of a recurrent router's state; 0: of others */
+    linear gru_input, gru_state;
     layer *layers;
 };
 
@@ -131,7 +134,12 @@ static layer read_layer(const reference_model *model, int32_t index)
     result.attention_output = read_linear(file, NAME("attn_output"), d, d);
     result.ffn_norm = read_norm(file, d, NAME("ffn_norm"));
     if (xm_gguf_find_tensor(file, NAME("ffn_gate_inp.weight")) != NULL)
-        result.gate = values_of(file, (size_t)(d * model->views * model->experts), "%s", name);
+        result.gate =
+            values_of(file, (size_t)((model->r > 0 ? model->r : d * model->views) * model->experts),
+                      "%s", name);
+    if (result.gate != NULL && model->r > 0)
+        result.project =
+            values_of(file, (size_t)(d * model->r), "%s", NAME("ffn_gate_inp_projection.weight"));
     if (xm_gguf_find_tensor(file, NAME("ffn_hash.weight")) != NULL)
         result.expert_of = values_of(file, (size_t)model->vocabulary, "%s", name);
     result.is_moe = result.gate != NULL || result.expert_of != NULL;
@@ -182,6 +190,11 @@ reference_model *reference_load(const char *path)
     model->position_embedding =
         values_of(file, (size_t)(model->d * model->context), "position_embd.weight");
     model->output_norm = read_norm(file, model->d, "output_norm");
+    if (router_is(file, "recurrent")) {
+        model->r = key_number(file, "xmoe.router.state_length");
+        model->gru_input = read_linear(file, "router_gru_input", model->r, 3 * model->r);
+        model->gru_state = read_linear(file, "router_gru_state", model->r, 3 * model->r);
+    }
     model->output = xm_gguf_find_tensor(file, "output.weight") != NULL
                         ? values_of(file, table, "output.weight")
                         : model->token_embedding;
@@ -206,6 +219,7 @@ void reference_free(reference_model *model)
         free_linear(&l->attention_output);
         free_linear(&l->ffn_norm);
         free(l->gate);
+        free(l->project);
         free(l->expert_of);
         free_linear(l->up);
         free_linear(l->down);
@@ -214,6 +228,8 @@ void reference_free(reference_model *model)
     }
     free(model->layers);
     free_linear(&model->output_norm);
+    free_linear(&model->gru_input);
+    free_linear(&model->gru_state);
     if (model->output != model->token_embedding)
         free(model->output);
     free(model->token_embedding);
@@ -317,6 +333,7 @@ typedef struct {
     int32_t tokens;                    /* of the sequence */
     double *x, *h, *qkv, *mixed, *out; /* [d], [d], [3d], [d], [d] */
     double *hidden, *scores, *p;       /* [max(ff, eff)], [tokens], [E] */
+    double *router, *gates;            /* the router's state [r], its products [7r] */
 } run_state;
 
 static double stored(const run_state *state, double value)
@@ -373,6 +390,28 @@ static double router_logit(const reference_model *model, const double *gate, con
     return logit;
 }
 
+static double sigmoid(double x)
+{
+    return 1.0 / (1.0 + exp(-x));
+}
+
+/* The state of a recurrent router goes past the layer. */
+static void advance_router(run_state *state, const layer *l)
+{
+    const reference_model *model = state->model;
+    int32_t r = model->r;
+    double *in = state->gates, *own = in + 3 * r, *x = own + 3 * r;
+    for (int32_t i = 0; i < r; i++)
+        x[i] = dot(l->project + i * model->d, state->h, model->d);
+    apply(&model->gru_input, x, in);
+    apply(&model->gru_state, state->router, own);
+    for (int32_t i = 0; i < r; i++) {
+        double reset = sigmoid(in[i] + own[i]), update = sigmoid(in[r + i] + own[r + i]);
+        double n = tanh(in[2 * r + i] + reset * own[2 * r + i]);
+        state->router[i] = (1.0 - update) * n + update * state->router[i];
+    }
+}
+
 static int32_t add_experts(run_state *state, const layer *l, int32_t token,
                            const xmoe_router *router, int32_t *chosen, double *weights)
 {
@@ -383,11 +422,14 @@ static int32_t add_experts(run_state *state, const layer *l, int32_t token,
         add_ffn(state, &l->up[*chosen], &l->down[*chosen], 1.0);
         return 1;
     }
+    if (model->r > 0)
+        advance_router(state, l);
     for (int32_t e = 0; e < model->experts; e++)
-        state->p[e] = router_logit(model, l->gate, state->h, e);
+        state->p[e] = model->r > 0 ? dot(l->gate + e * model->r, state->router, model->r)
+                                   : router_logit(model, l->gate, state->h, e);
     if (model->sigmoid)
         for (int32_t e = 0; e < model->experts; e++)
-            state->p[e] = 1.0 / (1.0 + exp(-state->p[e]));
+            state->p[e] = sigmoid(state->p[e]);
     else
         softmax(state->p, model->experts);
     int32_t share = model->trained_k > 0 ? model->trained_k : model->sigmoid ? model->experts : 0;
@@ -407,6 +449,8 @@ static void forward_token(run_state *state, int32_t token, int32_t position,
     for (int32_t i = 0; i < d; i++)
         state->x[i] = model->token_embedding[(size_t)token * (size_t)d + (size_t)i] +
                       model->position_embedding[position * d + i];
+    for (int32_t i = 0; i < model->r; i++)
+        state->router[i] = 0.0;
     for (int32_t n = 0; n < model->layer_count; n++) {
         const layer *l = &model->layers[n];
         int32_t at = position * model->layer_count + n;
@@ -451,7 +495,8 @@ reference_result reference_forward(const reference_model *model, const int32_t *
         .expert_count = model->experts,
     };
     size_t cache = layers * n * d;
-    double *memory = allocate(2 * cache + 7 * d + hidden + n + experts, sizeof(double));
+    size_t r = (size_t)model->r;
+    double *memory = allocate(2 * cache + 7 * d + hidden + n + experts + 8 * r, sizeof(double));
     run_state state = {.model = model, .half_kv = half_kv, .tokens = count};
     state.keys = memory;
     state.values = state.keys + cache;
@@ -463,6 +508,8 @@ reference_result reference_forward(const reference_model *model, const int32_t *
     state.hidden = state.out + d;
     state.scores = state.hidden + hidden;
     state.p = state.scores + n;
+    state.router = state.p + experts;
+    state.gates = state.router + r;
     for (int32_t i = 0; i < count; i++)
         forward_token(&state, tokens[i], i, routing, &result);
     free(memory);

@@ -208,7 +208,7 @@ static const key_case key_cases[] = {
     {"xmoe.expert_feed_forward_length", AS_U32, 0, NULL, "is 0", false},
     {"xmoe.expert_feed_forward_length", AS_U32, 64, NULL, "'blk.1.ffn_up_exps.weight'", true},
     {"xmoe.router.type", AS_STRING, 0, "none",
-     "is 'none', expected threshold, top_k, dense, sigmoid, base or hash", false},
+     "is 'none', expected threshold, top_k, dense, sigmoid, base, hash or recurrent", false},
     {"xmoe.router.type", AS_STRING, 0, "", "is ''", false},
     {"xmoe.router.type", AS_STRING, 0, "sigmoids", "is 'sigmoids'", false},
     {"xmoe.router.type", AS_STRING, 0, "a router type with a very long name", "is 'a router",

@@ -113,9 +113,31 @@ static void router_logits(const xm_network_shape *s, const double *weight, const
     }
 }
 
-/* x += MoE(norm(x)) for all rows; returns the weighted auxiliary losses. */
+static double sigmoid(double x)
+{
+    return 1 / (1 + exp(-x));
+}
+
+/* One row's state of gate recurrent goes past the MoE block (PyTorch's GRUCell). */
+static void advance_state(const xm_network *network, const double *w, const xm_block_offsets *o,
+                          const double *h, double *state)
+{
+    enum { R = ROUTER_STATE };
+    double x[R], in[3 * R], own[3 * R];
+    linear(w + o->router_projection, NULL, h, R, WIDTH, x);
+    linear(w + network->gru_input_weight, w + network->gru_input_bias, x, 3 * R, R, in);
+    linear(w + network->gru_state_weight, w + network->gru_state_bias, state, 3 * R, R, own);
+    for (int i = 0; i < R; i++) {
+        double reset = sigmoid(in[i] + own[i]), update = sigmoid(in[R + i] + own[R + i]);
+        double n = tanh(in[2 * R + i] + reset * own[2 * R + i]);
+        state[i] = (1 - update) * n + update * state[i];
+    }
+}
+
+/* x += MoE(norm(x)) for all rows; returns the weighted auxiliary losses. states: of the rows, for
+ * gate recurrent. */
 static double moe_block(const batch_problem *problem, const double *w, int block,
-                        double (*x)[WIDTH])
+                        double (*x)[WIDTH], double (*states)[ROUTER_STATE])
 {
     const xm_network_shape *s = &problem->network->shape;
     const xm_block_offsets *o = &problem->network->blocks[block];
@@ -124,8 +146,12 @@ static double moe_block(const batch_problem *problem, const double *w, int block
     for (int row = 0; row < ROWS; row++) {
         layer_norm(x[row], w + o->ffn_norm_weight, w + o->ffn_norm_bias, (double)s->epsilon,
                    h[row]);
-        if (s->gate != XM_GATE_HASH)
+        if (s->gate == XM_GATE_RECURRENT) {
+            advance_state(problem->network, w, o, h[row], states[row]);
+            linear(w + o->router_weight, NULL, states[row], EXPERTS, ROUTER_STATE, r.z[row]);
+        } else if (s->gate != XM_GATE_HASH) {
             router_logits(s, w + o->router_weight, h[row], r.z[row]);
+        }
     }
     double extra = train_route(problem, w, block, &r);
     for (int row = 0; row < ROWS; row++)
@@ -182,7 +208,7 @@ static double cross_entropy(const double *w, const double *h, int target)
 static double train_loss(const batch_problem *problem, const double *w, double *plain)
 {
     const xm_network *network = problem->network;
-    double x[ROWS][WIDTH], h[WIDTH], extra = 0, loss = 0;
+    double x[ROWS][WIDTH], h[WIDTH], states[ROWS][ROUTER_STATE] = {0}, extra = 0, loss = 0;
     for (int row = 0; row < ROWS; row++)
         for (int i = 0; i < WIDTH; i++)
             x[row][i] = w[network->token_embedding + (size_t)(problem->tokens[row] * WIDTH + i)] +
@@ -191,7 +217,7 @@ static double train_loss(const batch_problem *problem, const double *w, double *
         const xm_block_offsets *o = &network->blocks[block];
         attention_block(problem, w, o, x);
         if (o->moe) {
-            extra += moe_block(problem, w, block, x);
+            extra += moe_block(problem, w, block, x, states);
             continue;
         }
         for (int row = 0; row < ROWS; row++) {
@@ -230,6 +256,8 @@ typedef struct {
     float sparsity_weight, z_weight, expert_dropout;
     int32_t views; /* 0: one */
     float view_temperature;
+    int32_t blocks; /* 0: 2; every second one has experts */
+    bool recompute;
 } variant;
 
 static xm_network *make_network(const variant *v)
@@ -237,13 +265,14 @@ static xm_network *make_network(const variant *v)
     const xm_network_shape shape = {.vocabulary = VOCABULARY,
                                     .context = LENGTH,
                                     .width = WIDTH,
-                                    .blocks = 2,
+                                    .blocks = v->blocks > 0 ? v->blocks : 2,
                                     .heads = HEADS,
                                     .feed_forward = HIDDEN,
                                     .experts = EXPERTS,
                                     .expert_feed_forward = EXPERT_HIDDEN,
                                     .moe_every = 2,
                                     .epsilon = 1e-5f,
+                                    .router_state = ROUTER_STATE,
                                     .gate = v->gate,
                                     .router = v->router,
                                     .threshold = v->threshold,
@@ -275,7 +304,8 @@ static void check_variant(const variant *v)
                                          .sparsity_weight = v->sparsity_weight,
                                          .z_weight = v->z_weight,
                                          .expert_dropout = v->expert_dropout,
-                                         .training = true}};
+                                         .training = true,
+                                         .recompute = v->recompute}};
     gradient_tokens(problem.tokens, problem.targets, ROWS, VOCABULARY);
     problem.targets[4] = -1;
     float *parameters = gradient_parameters(network);
@@ -436,6 +466,36 @@ static void test_hash(void **state)
                              .threshold = 0.5f});
 }
 
+/* Over three MoE blocks, through which the state's gradient goes back, and a dense one behind them:
+ * the last MoE block too is made again where activations are. */
+static void test_recurrent(void **state)
+{
+    (void)state;
+    variant v = {.name = "recurrent",
+                 .router = XMOE_ROUTER_THRESHOLD,
+                 .gate = XM_GATE_RECURRENT,
+                 .threshold = 0.7f,
+                 .capacity_factor = 8,
+                 .blocks = 7};
+    check_variant(&v);
+    v.name = "recurrent, activations made again";
+    v.recompute = true;
+    check_variant(&v);
+}
+
+static void test_recurrent_losses(void **state)
+{
+    (void)state;
+    check_variant(&(variant){.name = "recurrent with capacity and losses",
+                             .router = XMOE_ROUTER_THRESHOLD,
+                             .gate = XM_GATE_RECURRENT,
+                             .threshold = 0.7f,
+                             .capacity_factor = 1.0f,
+                             .entropy_weight = 0.1f,
+                             .drops = true,
+                             .blocks = 4});
+}
+
 /* Gradients add up, and a pass that cannot train gives the same losses, at any number of threads.
  */
 static void test_same_to_the_bit(void **state)
@@ -519,14 +579,23 @@ static void test_bad_shapes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_threshold),  cmocka_unit_test(test_threshold_one),
-        cmocka_unit_test(test_capacity),   cmocka_unit_test(test_entropy),
-        cmocka_unit_test(test_z),          cmocka_unit_test(test_expert_dropout),
-        cmocka_unit_test(test_top_k),      cmocka_unit_test(test_dense),
-        cmocka_unit_test(test_sigmoid),    cmocka_unit_test(test_same_to_the_bit),
-        cmocka_unit_test(test_bad_shapes), cmocka_unit_test(test_switch),
-        cmocka_unit_test(test_base),       cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_threshold),
+        cmocka_unit_test(test_threshold_one),
+        cmocka_unit_test(test_capacity),
+        cmocka_unit_test(test_entropy),
+        cmocka_unit_test(test_z),
+        cmocka_unit_test(test_expert_dropout),
+        cmocka_unit_test(test_top_k),
+        cmocka_unit_test(test_dense),
+        cmocka_unit_test(test_sigmoid),
+        cmocka_unit_test(test_same_to_the_bit),
+        cmocka_unit_test(test_bad_shapes),
+        cmocka_unit_test(test_switch),
+        cmocka_unit_test(test_base),
+        cmocka_unit_test(test_hash),
         cmocka_unit_test(test_views),
+        cmocka_unit_test(test_recurrent),
+        cmocka_unit_test(test_recurrent_losses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

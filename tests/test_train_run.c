@@ -46,23 +46,30 @@ static void test_loss_falls(void **state)
     train_finish(&r);
 }
 
-static void check_resume(xm_optimizer_kind optimizer, xm_precision precision)
+/* Three MoE blocks, the last followed by a dense one. */
+static xm_trainer_options recurrent_options(void)
 {
     xm_trainer_options options = train_toy_options();
-    options.rule.kind = optimizer;
-    options.precision = precision;
+    options.shape.gate = XM_GATE_RECURRENT;
+    options.shape.router_state = 8;
+    options.shape.blocks = 7;
+    return options;
+}
+
+static void check_resume(const xm_trainer_options *options)
+{
     char path[256];
     train_path(path, "checkpoint");
     train_run whole;
-    train_start(&whole, &options, 1);
+    train_start(&whole, options, 1);
     (void)step(&whole, 6);
     train_run part;
-    train_start(&part, &options, 2);
+    train_start(&part, options, 2);
     (void)step(&part, 3);
     assert_int_equal(xm_trainer_save(part.trainer, path, NULL), XMOE_OK);
     train_finish(&part);
     train_run rest;
-    train_start(&rest, &options, 3);
+    train_start(&rest, options, 3);
     assert_int_equal(xm_trainer_load(rest.trainer, path, NULL), XMOE_OK);
     assert_int_equal(xm_trainer_steps_done(rest.trainer), 3);
     (void)step(&rest, 3);
@@ -75,9 +82,17 @@ static void check_resume(xm_optimizer_kind optimizer, xm_precision precision)
 static void test_resume_to_the_bit(void **state)
 {
     (void)state;
-    check_resume(XM_OPTIMIZER_ADAMW, XM_PRECISION_F32);
-    check_resume(XM_OPTIMIZER_MUON, XM_PRECISION_F32);
-    check_resume(XM_OPTIMIZER_MUON, XM_PRECISION_AUTO);
+    xm_trainer_options options = train_toy_options();
+    options.precision = XM_PRECISION_F32;
+    check_resume(&options);
+    options.rule.kind = XM_OPTIMIZER_MUON;
+    check_resume(&options);
+    options.precision = XM_PRECISION_AUTO;
+    check_resume(&options);
+    options = recurrent_options();
+    check_resume(&options);
+    options.recompute = true;
+    check_resume(&options);
 }
 
 /* Where there is BF16, a run in it learns as one in F32 does, and neither goes on as the other. */
@@ -127,9 +142,10 @@ static void test_checkpoints_that_do_not_fit(void **state)
 {
     (void)state;
     xm_trainer_options options = train_toy_options();
-    char path[256];
+    char path[256], other[256];
     xmoe_error error;
     train_path(path, "other");
+    train_path(other, "recurrent");
     train_run r;
     train_start(&r, &options, 1);
     assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_IO);
@@ -154,6 +170,17 @@ static void test_checkpoints_that_do_not_fit(void **state)
     train_start(&r, &options, 1);
     assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_FORMAT);
     assert_non_null(strstr(error.message, "seed 9"));
+    train_finish(&r);
+
+    options = recurrent_options();
+    train_start(&r, &options, 1);
+    assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_FORMAT);
+    assert_int_equal(xm_trainer_save(r.trainer, other, NULL), XMOE_OK);
+    train_finish(&r);
+    options.shape.router_state = 9;
+    train_start(&r, &options, 1);
+    assert_int_equal(xm_trainer_load(r.trainer, other, &error), XMOE_ERROR_FORMAT);
+    assert_non_null(strstr(error.message, "router_state 8, this run has 9"));
     train_finish(&r);
 
     options = train_toy_options();

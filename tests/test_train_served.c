@@ -280,6 +280,18 @@ static void hash(void **state)
     check_served(&shape);
 }
 
+static void recurrent(void **state)
+{
+    (void)state;
+    static const int32_t lengths[] = {64, 5, 1}; /* whole panels of 16, and less */
+    xm_network_shape shape = base_shape();
+    shape.gate = XM_GATE_RECURRENT;
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        shape.router_state = lengths[i];
+        check_served(&shape);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -288,6 +300,7 @@ int main(void)
         cmocka_unit_test(sigmoid),
         cmocka_unit_test(base),
         cmocka_unit_test(hash),
+        cmocka_unit_test(recurrent),
     };
     return cmocka_run_group_tests(tests, make_path, remove_path);
 }

@@ -26,7 +26,7 @@ enum {
     MAX_BLOCKS = 4,
     MAX_PARAMETERS = 64,
     MAX_SAMPLES = 96,
-    MAX_CASES = 8,
+    MAX_CASES = 9,
     MAX_NETWORKS = 8
 };
 
@@ -50,7 +50,7 @@ typedef struct {
     float threshold;
     int32_t top_k;
     xm_pass_options options;
-    double loss, balance_loss, entropy, sparsity;
+    double loss, balance_loss, entropy, z_loss, sparsity;
     double wanted, dropped; /* pairs */
     double active[MAX_BLOCKS], losses[MAX_ROWS];
     gradient_record gradients[MAX_PARAMETERS];
@@ -141,6 +141,9 @@ static void read_network(FILE *file, torch_network *f)
     s->feed_forward = read_named(file, "feed_forward");
     s->experts = read_named(file, "experts");
     s->expert_feed_forward = read_named(file, "expert_feed_forward");
+    s->router_views = read_named(file, "views");
+    assert_int_equal(fscanf(file, " temperature %f", &s->view_temperature), 1);
+    s->router_state = read_named(file, "state");
     assert_int_equal(fscanf(file, " epsilon %f", &s->epsilon), 1);
     f->sequences = read_named(file, "sequences");
     f->length = read_named(file, "length");
@@ -178,6 +181,7 @@ static void read_case(FILE *file, const torch_network *f, torch_case *c)
     c->options.min_capacity = read_integer(file);
     c->options.balance_weight = (float)read_number(file);
     c->options.entropy_weight = (float)read_number(file);
+    c->options.z_weight = (float)read_number(file);
     c->options.sparsity_weight = (float)read_number(file);
 }
 
@@ -186,6 +190,7 @@ static void read_result(FILE *file, const torch_network *f, torch_case *c)
     c->loss = read_number(file);
     c->balance_loss = read_number(file);
     c->entropy = read_number(file);
+    c->z_loss = read_number(file);
     c->sparsity = read_number(file);
     c->wanted = read_number(file);
     c->dropped = read_number(file);
@@ -351,6 +356,7 @@ static void compare_result(const torch_network *f, const torch_case *c, const xm
     compare_number(c, "loss", result->loss, c->loss);
     compare_number(c, "balance loss", result->balance_loss, c->balance_loss);
     compare_number(c, "entropy", result->entropy, c->entropy);
+    compare_number(c, "z-loss", result->z_loss, c->z_loss);
     compare_number(c, "sparsity", result->sparsity, c->sparsity);
     compare_number(c, "share of dropped pairs", result->dropped, c->dropped / fmax(1, c->wanted));
     for (int32_t block = 0; block < f->shape.blocks; block++)
@@ -436,6 +442,23 @@ static void test_hash(void **state)
     check_case(*state, "hash");
 }
 
+static void test_z(void **state)
+{
+    check_case(*state, "z");
+}
+
+static void test_views(void **state)
+{
+    check_case(*state, "views");
+    check_case(*state, "views_top_k");
+}
+
+static void test_recurrent(void **state)
+{
+    check_case(*state, "recurrent");
+    check_case(*state, "recurrent_capacity");
+}
+
 static void test_olmoe(void **state)
 {
     check_case(*state, "olmoe");
@@ -458,6 +481,9 @@ int main(void)
         cmocka_unit_test(test_sigmoid),
         cmocka_unit_test(test_base),
         cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_z),
+        cmocka_unit_test(test_views),
+        cmocka_unit_test(test_recurrent),
         cmocka_unit_test(test_olmoe),
         cmocka_unit_test(test_llama),
     };

@@ -72,7 +72,8 @@ static void score(xm_gate gate, const double *z, double *p)
     for (int e = 0; e < EXPERTS; e++)
         sum += exp(z[e]);
     for (int e = 0; e < EXPERTS; e++)
-        p[e] = gate != XM_GATE_SOFTMAX ? 1 / (1 + exp(-z[e])) : exp(z[e]) / sum;
+        p[e] = gate == XM_GATE_SIGMOID || gate == XM_GATE_BASE ? 1 / (1 + exp(-z[e]))
+                                                               : exp(z[e]) / sum;
 }
 
 /* Gates of all pairs that count: those chosen and within the capacity. */

@@ -17,6 +17,7 @@ enum {
     HIDDEN = 24, /* dense FFN */
     EXPERTS = 6,
     EXPERT_HIDDEN = 8,
+    ROUTER_STATE = 5, /* gate recurrent */
     VOCABULARY = 300,
     MAX_HIDDEN = 24,
     MAX_VIEWS = 4

@@ -33,7 +33,7 @@ static const char *const shape_keys[] = {
     "attention.head_count", "attention.head_count_kv",    "feed_forward_length",
     "expert_count",         "expert_feed_forward_length", "expert_used_count",
     "router.type",          "router.threshold",           "router.normalize",
-    "router.views",         "router.view_temperature",
+    "router.views",         "router.view_temperature",    "router.state_length",
 };
 
 static bool find_key(const xmoe_gguf *file, const char *name, xmoe_gguf_key *key)

@@ -74,8 +74,8 @@ static bool matches(const xm_gguf_tensor *tensor, const char *pattern)
 
 bool xm_quantize_is_matrix(const xm_gguf_tensor *tensor)
 {
-    static const char *const kept[] = {"*_norm*.weight", "*.ffn_gate_inp*", "position_embd.weight",
-                                       "token_types.weight"};
+    static const char *const kept[] = {"*_norm*.weight", "*.ffn_gate_inp*", "router_gru_*",
+                                       "position_embd.weight", "token_types.weight"};
     if (tensor->dimensions < 2 || !matches(tensor, "*.weight"))
         return false;
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)

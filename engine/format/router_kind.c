@@ -12,6 +12,7 @@ static const xm_router_kind kinds[] = {
     {"sigmoid", XM_GATE_SIGMOID, XMOE_ROUTER_SIGMOID, 0},
     {"base", XM_GATE_BASE, XMOE_ROUTER_TOP_K, 1},
     {"hash", XM_GATE_HASH, XMOE_ROUTER_TOP_K, 1},
+    {"recurrent", XM_GATE_RECURRENT, XMOE_ROUTER_THRESHOLD, 0},
 };
 
 enum { KINDS = sizeof kinds / sizeof *kinds };

@@ -12,10 +12,11 @@
 
 /* How a row of h becomes the scores of experts. */
 typedef enum {
-    XM_GATE_SOFTMAX, /* softmax(W h) */
-    XM_GATE_SIGMOID, /* sigmoid(W h), each expert by itself */
-    XM_GATE_BASE,    /* the same; trained with an even assignment of rows (BASE layers) */
-    XM_GATE_HASH     /* none: a token id has its expert, with weight 1 (hash layers) */
+    XM_GATE_SOFTMAX,  /* softmax(W h) */
+    XM_GATE_SIGMOID,  /* sigmoid(W h), each expert by itself */
+    XM_GATE_BASE,     /* the same; trained with an even assignment of rows (BASE layers) */
+    XM_GATE_HASH,     /* none: a token id has its expert, with weight 1 (hash layers) */
+    XM_GATE_RECURRENT /* softmax(W s), s a state that goes from MoE layer to MoE layer (RMoE) */
 } xm_gate;
 
 typedef struct {
@@ -25,11 +26,14 @@ typedef struct {
     int32_t top_k;            /* type top_k: k, where the kind says it; 0: the file does */
 } xm_router_kind;
 
-/* Views of a router (moe/views.h): so many logits for every expert, of gates with a softmax. */
+/* Views of a router (moe/views.h): so many logits for every expert, of gate softmax. */
 enum { XM_MAX_ROUTER_VIEWS = 64 };
 
+/* Longest state of a recurrent router (moe/recurrent.h). */
+enum { XM_MAX_ROUTER_STATE = 4096 };
+
 /* For messages. */
-#define XM_ROUTER_KIND_NAMES "threshold, top_k, dense, sigmoid, base or hash"
+#define XM_ROUTER_KIND_NAMES "threshold, top_k, dense, sigmoid, base, hash or recurrent"
 
 /* NULL if there is no such value. The name need not end with a NUL. */
 const xm_router_kind *xm_router_kind_by_name(const char *name, size_t length);

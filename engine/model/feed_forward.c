@@ -102,8 +102,12 @@ void xm_expert_feed_forward(xm_forward *forward, int32_t index, xm_selection *se
     xm_normalize(forward, &layer->ffn_norm, forward->ordinal, forward->rows, quantize);
     for (int32_t row = 0; row < forward->rows; row++)
         forward->routers[row] = &forward->segment[row]->routing->layers[index];
-    const xm_moe_rows rows = {
+    xm_moe_rows rows = {
         .count = forward->rows, .routers = forward->routers, .tokens = forward->token};
+    if (moe->gru != NULL)
+        rows.states =
+            xm_router_states_advance(forward->states, forward->kernels, forward->pool, moe->gru,
+                                     &moe->projection, &forward->normed, forward->rows);
     xm_moe_forward(forward->kernels, forward->pool, forward->moe, moe, &forward->normed, &rows,
                    forward->x, forward->x_stride, selection);
     if (layer->ffn.up.weight.rows > 0)

@@ -95,6 +95,11 @@ static xmoe_status allocate_forward(xm_forward *forward, xmoe_error *error)
         return status;
     const xm_moe_layer *moe = &model->layers[model->moe_layers[0]].moe;
     bool gated = moe->gate != NULL;
+    if (moe->gru != NULL)
+        status =
+            xm_router_states_create(forward->max_rows, moe->gru->length, &forward->states, error);
+    if (status != XMOE_OK)
+        return status;
     return xm_moe_scratch_create(forward->max_rows, info->expert_count, moe->rules.views,
                                  info->expert_feed_forward_length, info->embedding_length, gated,
                                  &forward->moe, error);
@@ -126,6 +131,7 @@ void xm_forward_free(xm_forward *forward)
     if (forward == NULL)
         return;
     xm_moe_scratch_free(forward->moe);
+    xm_router_states_free(forward->states);
     xm_attention_free(&forward->attention);
     xm_latent_rows_free(forward->latent);
     xm_free(forward->ordinal);
@@ -195,6 +201,8 @@ static void begin_step(xm_forward *forward, const xm_segment *segments, int32_t 
         }
     }
     xm_attention_begin(&forward->attention, segments, segment_count);
+    if (forward->states != NULL)
+        xm_router_states_begin(forward->states, forward->rows);
 }
 
 static void finish_logits(const xm_product *product, int32_t row, size_t first, size_t last)

@@ -25,6 +25,7 @@ struct xm_forward {
     int32_t max_rows;
     const xm_input_observer *observer; /* or NULL */
     xm_moe_scratch *moe;               /* NULL without MoE layers */
+    xm_router_states *states;          /* NULL without a recurrent router */
     xm_attention attention;
 
     /* Rows of the step. */

@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "model/bind.h"
 #include "model/keys.h"
+#include "model/recurrent_router.h"
 
 bool xm_xmoe_is_moe_layer(const void *context, int32_t layer)
 {
@@ -61,7 +62,11 @@ xmoe_status xm_xmoe_router_read(xm_loader *loader, xm_xmoe_router *router_out, x
     status = xm_key_flag(loader, "router.normalize", &router.normalize, error);
     info->router = router;
     *router_out = (xm_xmoe_router){.kind = kind};
-    return status == XMOE_OK ? read_views(loader, router_out, error) : status;
+    if (status == XMOE_OK)
+        status = read_views(loader, router_out, error);
+    if (status == XMOE_OK && kind->gate == XM_GATE_RECURRENT && any)
+        status = xm_recurrent_router_bind(loader, &router_out->gru, error);
+    return status;
 }
 
 /* --- tensors ---------------------------------------------------------------------------------- */
@@ -125,6 +130,8 @@ xmoe_status xm_xmoe_router_bind(xm_loader *loader, int32_t index, const xm_xmoe_
         .views = router->views,
         .view_temperature = router->view_temperature,
     };
+    if (gate == XM_GATE_RECURRENT)
+        return xm_recurrent_layer_bind(loader, index, router->gru, moe, error);
     return gate == XM_GATE_HASH ? bind_hash(loader, index, moe, error)
                                 : bind_logits(loader, index, router->views, moe, error);
 }

@@ -1,11 +1,11 @@
 /*
  * moe.c - one MoE layer, in three or four parallel regions (see moe.h):
  *
- *   route  router logits of all rows, then per row their mix (views.h), scores and choice of
- * experts up     per (expert, panels): hidden = activation(gate . h, up . h) of the expert's rows,
- * also as int16 where the down weights want it down   per range of output columns: for each touched
- * expert in ascending order, down . hidden + bias, added with the routing weight to the residual
- * rows
+ *   route  router logits of all rows; per row their mix (views.h), scores, choice of experts
+ *   up     per (expert, panels): hidden = activation(gate . h, up . h) of the expert's rows,
+ *          also as int16 where the down weights want it
+ *   down   per range of output columns: for each touched expert in ascending order,
+ *          down . hidden + bias, added with the routing weight to the residual rows
  *
  * The down region is cut by columns alone: its tasks are equal in size and write disjoint columns,
  * so outputs are added where they are made and a row's sum has the order of its experts. Runs on
@@ -153,7 +153,8 @@ static void run_router(void *context, int32_t task, int32_t thread)
     size_t stride = (size_t)call->layer->router.rows;
     float *logits = has_views(call->layer) ? call->scratch->view : call->scratch->score;
     xm_tile tile = xm_tiles_at(&call->tiles, task);
-    xm_matrix_panels(call->kernels, &call->layer->router, call->layer->router_bias, call->h,
+    const xm_activations *in = call->layer->gru != NULL ? call->rows->states : call->h;
+    xm_matrix_panels(call->kernels, &call->layer->router, call->layer->router_bias, in,
                      call->scratch->ordinal + tile.first_row, tile.last_row - tile.first_row,
                      tile.first_panel, tile.last_panel, logits + (size_t)tile.first_row * stride,
                      stride);
@@ -195,7 +196,7 @@ static void choose_experts(moe_call *call, xm_pool *pool)
 {
     const xm_moe_layer *layer = call->layer;
     int32_t rows = call->rows->count;
-    size_t work = (size_t)rows * (size_t)layer->router.rows * (size_t)layer->width;
+    size_t work = (size_t)rows * (size_t)layer->router.rows * (size_t)layer->router.columns;
     call->tiles = xm_tiles_plan(rows, layer->router.panels, xm_pool_threads(pool));
     xm_pool_run(xm_pool_for(pool, work), call->tiles.tasks, run_router, call);
     xm_pool_run(pool, (rows + ROUTE_ROWS - 1) / ROUTE_ROWS, run_route, call);

@@ -14,6 +14,7 @@
 #include "kernels/kernels.h"
 #include "moe/activations.h"
 #include "moe/observer.h"
+#include "moe/recurrent.h"
 #include "moe/router.h"
 
 /* One layer's weights. Expert e is down[e] . activation(gate[e] . x, up[e] . x), each product with
@@ -22,7 +23,10 @@ typedef struct {
     int32_t experts, hidden, width; /* E, eff, d */
     const uint16_t *expert_of;      /* [vocabulary]: the one expert of each token id, with weight 1,
                                        whatever a request asks for; NULL: the router chooses */
-    xm_matrix router;               /* [E x d]; with V views [V E x d], row v E + e */
+    const xm_gru *gru;              /* of a recurrent router, whose logits are products with its
+                                       state instead of h; NULL: of others */
+    xm_matrix projection;           /* [r x d]: from h to what the GRU takes in; with gru */
+    xm_matrix router;               /* [E x d]; with V views [V E x d], row v E + e; gru [E x r] */
     const float *router_bias;       /* of each row, or NULL */
     xm_gate_rules rules;
     xm_activation activation;
@@ -39,6 +43,7 @@ typedef struct {
     int32_t count;
     const xmoe_router *const *routers; /* [count]: of this layer */
     const int32_t *tokens;             /* [count]; read where token ids choose */
+    const xm_activations *states; /* [count][r]: of a recurrent router, after this layer's GRU */
 } xm_moe_rows;
 
 typedef struct xm_moe_scratch xm_moe_scratch;

@@ -17,16 +17,17 @@ typedef struct {
     uint64_t step;
     uint64_t vocabulary;
     uint64_t seed;
-    int64_t shape[16]; /* integers of the shape, in order; see make_header */
+    int64_t shape[17]; /* integers of the shape, in order; see make_header */
     float threshold, epsilon;
     int64_t precision;
 } checkpoint_header;
 
 static const char *const shape_names[] = {
-    "vocabulary", "context",      "width",     "blocks",
-    "heads",      "feed_forward", "experts",   "expert_feed_forward",
-    "moe_every",  "router",       "gate",      "top_k",
-    "sequences",  "architecture", "optimizer", "router_views"};
+    "vocabulary",  "context",      "width",     "blocks",
+    "heads",       "feed_forward", "experts",   "expert_feed_forward",
+    "moe_every",   "router",       "gate",      "top_k",
+    "sequences",   "architecture", "optimizer", "router_views",
+    "router_state"};
 
 static checkpoint_header make_header(const xm_checkpoint *c)
 {
@@ -38,7 +39,7 @@ static checkpoint_header make_header(const xm_checkpoint *c)
     header.step = c->step;
     header.vocabulary = c->identity.vocabulary;
     header.seed = c->identity.seed;
-    const int64_t shape[16] = {s->vocabulary,
+    const int64_t shape[17] = {s->vocabulary,
                                s->context,
                                s->width,
                                s->blocks,
@@ -53,7 +54,8 @@ static checkpoint_header make_header(const xm_checkpoint *c)
                                c->identity.sequences,
                                (int64_t)s->architecture,
                                (int64_t)c->identity.optimizer,
-                               s->router_views};
+                               s->router_views,
+                               s->gate == XM_GATE_RECURRENT ? s->router_state : 0};
     memcpy(header.shape, shape, sizeof shape);
     header.threshold = s->threshold;
     header.epsilon = s->epsilon;

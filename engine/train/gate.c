@@ -14,6 +14,12 @@ static xm_view_shape view_shape(const xm_train_gate *gate, const xm_routes *rout
                            .temperature = gate->view_temperature};
 }
 
+/* What the matrix of the logits is multiplied with. */
+static const float *rated_rows(const xm_train_gate *gate, const float *h)
+{
+    return gate->recurrent != NULL ? gate->recurrent->layer.state : h;
+}
+
 void xm_train_gate_forward(xm_pool *pool, const xm_train_gate *gate, const float *h,
                            const int32_t *tokens, const xm_train_views *views, xm_routes *routes)
 {
@@ -22,9 +28,11 @@ void xm_train_gate_forward(xm_pool *pool, const xm_train_gate *gate, const float
         return;
     }
     const xm_compute f32 = xm_compute_f32(pool); /* the router is F32 in any case */
+    if (gate->recurrent != NULL)
+        xm_recurrent_forward(pool, gate->recurrent, h);
     float *products = views->logits != NULL ? views->logits : routes->probabilities;
-    xm_linear_forward(&f32, h, gate->weight, NULL, products, routes->rows, gate->width,
-                      gate->views * routes->experts);
+    xm_linear_forward(&f32, rated_rows(gate, h), gate->weight, NULL, products, routes->rows,
+                      gate->width, gate->views * routes->experts);
     if (views->logits != NULL) {
         const xm_view_shape shape = view_shape(gate, routes);
         xm_views_forward(pool, &shape, views->logits, routes->probabilities);
@@ -48,8 +56,11 @@ void xm_train_gate_backward(xm_pool *pool, const xm_train_gate *gate,
         dproducts = views->gradients;
     }
     int32_t products = gate->views * routes->experts;
-    xm_linear_backward_weight(&f32, dproducts, h, gradients->weight, NULL, routes->rows,
-                              gate->width, products);
-    xm_linear_backward_input(&f32, dproducts, gate->weight, dh, routes->rows, gate->width, products,
-                             true);
+    xm_linear_backward_weight(&f32, dproducts, rated_rows(gate, h), gradients->weight, NULL,
+                              routes->rows, gate->width, products);
+    xm_linear_backward_input(&f32, dproducts, gate->weight,
+                             gate->recurrent != NULL ? gate->recurrent->scratch->dstate : dh,
+                             routes->rows, gate->width, products, true);
+    if (gate->recurrent != NULL)
+        xm_recurrent_backward(pool, gate->recurrent, h, dh);
 }

@@ -5,15 +5,17 @@
 #ifndef XM_TRAIN_GATE_H
 #define XM_TRAIN_GATE_H
 
+#include "train/gate_recurrent.h"
 #include "train/routes.h"
 
 /* Parameters of one layer; which of them there are depends on the gate. */
 typedef struct {
-    int32_t width;          /* d */
-    int32_t views;          /* V, at least 1 */
-    float view_temperature; /* where V is above 1 */
-    const float *weight;    /* [V][E][d] */
-    const float *expert_of; /* gate hash: [vocabulary] */
+    int32_t width;                 /* d; gate recurrent: r */
+    int32_t views;                 /* V, at least 1 */
+    float view_temperature;        /* where V is above 1 */
+    const float *weight;           /* [V][E][width] */
+    const float *expert_of;        /* gate hash: [vocabulary] */
+    const xm_recurrent *recurrent; /* gate recurrent: makes what the logits are of; else NULL */
 } xm_train_gate;
 
 typedef struct {

@@ -38,6 +38,8 @@ static void write_router_keys(xm_gguf_writer *writer, const xm_network_shape *s)
         xm_gguf_writer_u32(writer, key_of(name, s, "router.views"), (uint32_t)s->router_views);
         xm_gguf_writer_f32(writer, key_of(name, s, "router.view_temperature"), s->view_temperature);
     }
+    if (s->gate == XM_GATE_RECURRENT)
+        xm_gguf_writer_u32(writer, "xmoe.router.state_length", (uint32_t)s->router_state);
 }
 
 static void write_keys(xm_gguf_writer *writer, const xm_network_shape *s,
@@ -222,6 +224,8 @@ static xmoe_status read_router(const xm_gguf *file, xm_network_shape *s, xmoe_er
     if (normalize)
         return xm_fail(error, XMOE_ERROR_UNSUPPORTED,
                        "xmoe.router.normalize: the trainer does not normalise chosen weights");
+    if (kind->gate == XM_GATE_RECURRENT)
+        return read_count(file, "xmoe.router.state_length", &s->router_state, error);
     return XMOE_OK;
 }
 

@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PER_BLOCK = 16, OUTSIDE = 4 };
+enum { PER_BLOCK = 16, OUTSIDE = 8 };
 
 static const char *const architecture_names[] = {"xmoe", "llama", "olmoe"};
 enum { ARCHITECTURES = sizeof architecture_names / sizeof architecture_names[0] };
@@ -105,6 +105,10 @@ static xmoe_status check_shape(const xm_network_shape *s, xmoe_error *error)
     if (!(s->threshold > 0.0f && s->threshold <= 1.0f))
         return xm_fail_argument(error, "threshold", "threshold is %g, must be in (0, 1]",
                                 (double)s->threshold);
+    if (s->gate == XM_GATE_RECURRENT &&
+        (s->router_state < 1 || s->router_state > XM_MAX_ROUTER_STATE))
+        return xm_fail_argument(error, "router_state", "router_state is %d, must be 1 to %d",
+                                s->router_state, XM_MAX_ROUTER_STATE);
     if (!(s->epsilon > 0.0f) || !(s->init_std > 0.0f) || !(s->router_std >= 0.0f))
         return xm_fail_argument(error, "init_std", "epsilon and init_std must be positive");
     xmoe_status status = check_views(s, error);
@@ -203,24 +207,65 @@ static void append_ffn(xm_network *network, int32_t block, const char *suffix, i
     o->down_bias = append_bias(network, block, part, s->width, experts);
 }
 
+/* F32 in every file. */
+static size_t append_router_matrix(xm_network *network, const char *name, int32_t inner,
+                                   int32_t outer, float init_std)
+{
+    size_t offset = append_matrix(network, name, inner, outer, 0, init_std);
+    last(network)->matrix = false;
+    last(network)->map_rows = 0;
+    return offset;
+}
+
+/* The root of the mean square of a GRU's first state, (1 - sigmoid(a)) * tanh(b), where a and b are
+ * normal with standard deviation 1. */
+#define FIRST_STATE 0.34f
+
 /* A normalised row has length sqrt(d), so its product with a row of standard deviation
- * router_std / sqrt(d) has router_std. */
+ * router_std / sqrt(d) has router_std. A recurrent router's state is of r values instead, which
+ * are of FIRST_STATE at the first MoE block and grow somewhat behind it. */
 static void append_router(xm_network *network, int32_t block)
 {
     const xm_network_shape *s = &network->shape;
     xm_block_offsets *o = &network->blocks[block];
     char name[64];
-    o->router_weight = o->hash = XM_NO_TENSOR;
+    o->router_weight = o->router_projection = o->hash = XM_NO_TENSOR;
     if (s->gate == XM_GATE_HASH) {
         o->hash = append(network, block_name(name, block, "ffn_hash.weight"), s->vocabulary, 0, 0);
         last(network)->fixed = true;
         return;
     }
+    int32_t inner = s->width;
+    float length = sqrtf((float)s->width);
+    if (s->gate == XM_GATE_RECURRENT) {
+        o->router_projection =
+            append_router_matrix(network, block_name(name, block, "ffn_gate_inp_projection.weight"),
+                                 s->width, s->router_state, 1.0f / length);
+        inner = s->router_state;
+        length = FIRST_STATE * sqrtf((float)inner);
+    }
     o->router_weight =
-        append_matrix(network, block_name(name, block, "ffn_gate_inp.weight"), s->width,
-                      s->router_views * s->experts, 0, s->router_std / sqrtf((float)s->width));
-    last(network)->matrix = false; /* F32 in every file */
-    last(network)->map_rows = 0;
+        append_router_matrix(network, block_name(name, block, "ffn_gate_inp.weight"), inner,
+                             s->router_views * s->experts, s->router_std / length);
+}
+
+/* The cell of a recurrent router, where there are MoE blocks. Projected rows have a standard
+ * deviation of 1, and so have their products. */
+static void append_gru(xm_network *network)
+{
+    const xm_network_shape *s = &network->shape;
+    network->gru_input_weight = network->gru_input_bias = XM_NO_TENSOR;
+    network->gru_state_weight = network->gru_state_bias = XM_NO_TENSOR;
+    if (s->gate != XM_GATE_RECURRENT || s->moe_every == 0 || s->moe_every > s->blocks)
+        return;
+    const int32_t r = s->router_state;
+    const float deviation = 1.0f / sqrtf((float)r);
+    network->gru_input_weight =
+        append_router_matrix(network, "router_gru_input.weight", r, 3 * r, deviation);
+    network->gru_input_bias = append(network, "router_gru_input.bias", 3 * r, 0, 0);
+    network->gru_state_weight =
+        append_router_matrix(network, "router_gru_state.weight", r, 3 * r, deviation);
+    network->gru_state_bias = append(network, "router_gru_state.bias", 3 * r, 0, 0);
 }
 
 /* The rows of queries, keys and values are one matrix here in any case; xmoe's files have them as
@@ -319,6 +364,7 @@ xmoe_status xm_network_create(const xm_network_shape *shape, xm_network **networ
     network->output_norm_bias = has_biases(network)
                                     ? append(network, "output_norm.bias", shape->width, 0, 0)
                                     : XM_NO_TENSOR;
+    append_gru(network);
     *network_out = network;
     return XMOE_OK;
 }
@@ -366,12 +412,23 @@ const xm_parameter *xm_network_find(const xm_network *network, const char *name)
     return NULL;
 }
 
+/* Of one MoE block. */
+static double router_flops(const xm_network_shape *s)
+{
+    double d = s->width, r = s->router_state;
+    if (s->gate == XM_GATE_HASH)
+        return 0;
+    if (s->gate == XM_GATE_RECURRENT)
+        return 2.0 * (d * r + 6.0 * r * r + r * s->experts);
+    return 2.0 * d * s->router_views * s->experts;
+}
+
 double xm_network_forward_flops(const xm_network *network, double mean_active)
 {
     const xm_network_shape *s = &network->shape;
     double d = s->width, flops = 2.0 * d * s->vocabulary;
     double matrices = s->architecture == XM_ARCHITECTURE_XMOE ? 2.0 : 3.0; /* of an FFN */
-    double gate = s->gate == XM_GATE_HASH ? 0 : 2.0 * d * s->router_views * s->experts;
+    double gate = router_flops(s);
     for (int32_t block = 0; block < s->blocks; block++) {
         flops += 2.0 * d * 4.0 * d + 2.0 * d * s->context; /* causal: half of the scores */
         flops += network->blocks[block].moe

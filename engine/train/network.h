@@ -44,6 +44,7 @@ typedef struct {
     int32_t top_k;               /* of router top_k */
     int32_t router_views;        /* V: logits of each expert, mixed into one (views.h); 0: one */
     float view_temperature;      /* of the mix; 0: XM_VIEW_TEMPERATURE */
+    int32_t router_state;        /* of gate recurrent: length of the state, r */
     float init_std;              /* standard deviation of initial matrices */
     float router_std;            /* standard deviation of the router's logits at the start */
 } xm_network_shape;
@@ -74,7 +75,8 @@ typedef struct {
     size_t attn_qkv_weight, attn_qkv_bias;         /* [3d][d], [3d] */
     size_t attn_output_weight, attn_output_bias;   /* [d][d], [d] */
     size_t ffn_norm_weight, ffn_norm_bias;         /* [d] */
-    size_t router_weight;                          /* [V][E][d]; not of gate hash */
+    size_t router_weight;                          /* [V][E][d]; recurrent: [E][r]; not hash */
+    size_t router_projection;                      /* gate recurrent: [r][d] */
     size_t hash;                                   /* gate hash: [vocabulary] experts of tokens */
     size_t gate_weight;                            /* [E][ff][d] */
     size_t up_weight, up_bias;                     /* [E][ff][d], [E][ff] */
@@ -88,6 +90,8 @@ typedef struct {
     size_t total; /* floats */
     size_t token_embedding, position_embedding;
     size_t output_norm_weight, output_norm_bias;
+    size_t gru_input_weight, gru_input_bias; /* gate recurrent: [3r][r], [3r] */
+    size_t gru_state_weight, gru_state_bias; /* likewise */
     xm_block_offsets *blocks;
 } xm_network;
 

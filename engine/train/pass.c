@@ -92,6 +92,15 @@ const xm_routes *xm_pass_routes(const xm_pass *pass, int32_t block)
     return &pass->blocks[block].moe.routes;
 }
 
+/* The state that a MoE block's router starts from: that of the MoE block before it. */
+static const float *state_before(const xm_pass *pass, int32_t block)
+{
+    while (--block >= 0)
+        if (pass->network->blocks[block].moe)
+            return pass->blocks[block].recurrent.state;
+    return pass->recurrent.zero;
+}
+
 static xm_train_moe_weights moe_weights(const xm_network *network, const xm_block_offsets *o,
                                         const float *parameters)
 {
@@ -108,6 +117,37 @@ static xm_train_moe_weights moe_weights(const xm_network *network, const xm_bloc
                                   .up_bias = weight_at(parameters, o->up_bias),
                                   .down = parameters + o->down_weight,
                                   .down_bias = weight_at(parameters, o->down_bias)};
+}
+
+/* With gate recurrent, puts the router's cell into the weights of a MoE block. g: NULL in the
+ * forward pass. */
+static void add_recurrent(const xm_pass *pass, int32_t block, const float *p, float *g,
+                          xm_recurrent *recurrent, xm_train_moe_weights *weights)
+{
+    const xm_network *network = pass->network;
+    const xm_block_offsets *o = &network->blocks[block];
+    if (network->shape.gate != XM_GATE_RECURRENT)
+        return;
+    *recurrent = (xm_recurrent){.rows = pass->rows,
+                                .width = network->shape.width,
+                                .length = network->shape.router_state,
+                                .weights = {.projection = p + o->router_projection,
+                                            .input_weight = p + network->gru_input_weight,
+                                            .input_bias = p + network->gru_input_bias,
+                                            .state_weight = p + network->gru_state_weight,
+                                            .state_bias = p + network->gru_state_bias},
+                                .layer = pass->blocks[block].recurrent,
+                                .scratch = &pass->recurrent,
+                                .before = state_before(pass, block)};
+    if (g != NULL)
+        recurrent->gradients =
+            (xm_recurrent_gradients){.projection = g + o->router_projection,
+                                     .input_weight = g + network->gru_input_weight,
+                                     .input_bias = g + network->gru_input_bias,
+                                     .state_weight = g + network->gru_state_weight,
+                                     .state_bias = g + network->gru_state_bias};
+    weights->gate.recurrent = recurrent;
+    weights->gate.width = recurrent->length;
 }
 
 static void embed(const xm_pass *pass, const float *parameters, const int32_t *tokens, float *x)
@@ -155,6 +195,8 @@ static void forward_block(xm_pass *pass, const float *p, int32_t block)
                     state->ffn_statistics, rows, d);
     if (o->moe) {
         xm_train_moe_weights weights = moe_weights(pass->network, o, p);
+        xm_recurrent recurrent;
+        add_recurrent(pass, block, p, NULL, &recurrent, &weights);
         xm_train_moe_forward(&pass->compute, &weights, &state->moe, &pass->moe, state->ffn_norm,
                              pass->tokens, state->x_mid, x_next);
         return;
@@ -243,6 +285,8 @@ static void backward_ffn(xm_pass *pass, const float *p, float *g, int32_t block)
     int32_t rows = pass->rows, d = s->width;
     if (o->moe) {
         xm_train_moe_weights weights = moe_weights(pass->network, o, p);
+        xm_recurrent recurrent;
+        add_recurrent(pass, block, p, g, &recurrent, &weights);
         xm_train_moe_gradients gradients = {.gate = {.weight = gradient_at(g, o->router_weight)},
                                             .expert_gate = gradient_at(g, o->gate_weight),
                                             .up = g + o->up_weight,
@@ -278,6 +322,9 @@ static void backward(xm_pass *pass, const float *p, const int32_t *tokens, float
     const xm_network *network = pass->network;
     size_t d = (size_t)network->shape.width;
     memset(pass->dx, 0, (size_t)pass->rows * d * sizeof(float));
+    if (pass->recurrent.dstate != NULL)
+        memset(pass->recurrent.dstate, 0,
+               (size_t)pass->rows * (size_t)network->shape.router_state * sizeof(float));
     xm_norm_backward(pass->compute.pool, pass->dnorm, pass->x_out, p + network->output_norm_weight,
                      pass->out_statistics, pass->dx, g + network->output_norm_weight,
                      gradient_at(g, network->output_norm_bias), pass->norm_partial, pass->rows,

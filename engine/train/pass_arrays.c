@@ -52,11 +52,35 @@ static void create_views(xm_pass *pass, xm_train_views *views, const xm_train_vi
     views->gradients = pass->moe.dviews;
 }
 
+/* The state is needed by the block behind even where all else is made again. */
+static void create_recurrent(xm_pass *pass, xm_block_state *state, const xm_block_state *shared)
+{
+    size_t rows = (size_t)pass->rows, r = (size_t)pass->network->shape.router_state;
+    if (shared != NULL) {
+        state->recurrent = shared->recurrent;
+    } else {
+        state->recurrent.x = own(pass, rows, r);
+        state->recurrent.gates = own(pass, rows, 3 * r);
+        state->recurrent.candidate = own(pass, rows, r);
+    }
+    state->recurrent.state = own(pass, rows, r);
+    if (pass->recurrent.zero != NULL)
+        return;
+    pass->recurrent.zero = own(pass, rows, r);
+    pass->recurrent.from_state = own(pass, rows, 3 * r);
+    if (pass->options.training) {
+        pass->recurrent.dgates = own(pass, rows, 3 * r);
+        pass->recurrent.dx = own(pass, rows, r);
+        pass->recurrent.dstate = own(pass, rows, r);
+    }
+}
+
 static xmoe_status create_moe(xm_pass *pass, xm_block_state *state, const xm_block_state *shared,
                               xmoe_error *error)
 {
     const xm_network_shape *s = &pass->network->shape;
-    const xm_route_rule rule = {.gate = s->gate,
+    bool recurrent = s->gate == XM_GATE_RECURRENT; /* its logits are scored as threshold's are */
+    const xm_route_rule rule = {.gate = recurrent ? XM_GATE_SOFTMAX : s->gate,
                                 .type = s->router,
                                 .threshold = s->threshold,
                                 .top_k = s->top_k,
@@ -86,6 +110,8 @@ static xmoe_status create_moe(xm_pass *pass, xm_block_state *state, const xm_blo
         state->moe.before = own(pass, slots, hidden);
         state->moe.activated = own(pass, slots, hidden);
     }
+    if (recurrent)
+        create_recurrent(pass, state, shared);
     if (pass->moe.out == NULL) {
         pass->moe.out = own(pass, slots, (size_t)s->width);
         if (pass->options.training) {

@@ -19,6 +19,7 @@ typedef struct {
     float *ffn_norm, *ffn_statistics;   /* [rows][d], [rows][2] */
     float *gates, *before, *activated;  /* [rows][ff]: dense FFN around GELU or SwiGLU (gates) */
     xm_train_moe_layer moe;
+    xm_recurrent_layer recurrent; /* of gate recurrent; the state is each block's own */
 } xm_block_state;
 
 struct xm_pass {
@@ -36,6 +37,7 @@ struct xm_pass {
     float *attention_scratch;
     const int32_t *tokens; /* of the run */
     xm_train_moe_scratch moe;
+    xm_recurrent_scratch recurrent;
     /* training only */
     float *dx, *dnorm; /* [rows][d] */
     float *dqkv;       /* [rows][3d] */

@@ -202,6 +202,40 @@ XM_CLONES void xm_row_sigmoid(float *x, size_t count)
         x[i] = 1.0f / (1.0f + exp_approximation(-x[i]));
 }
 
+XM_CLONES void xm_row_gru(float *restrict gates, const float *restrict from_state,
+                          const float *restrict before, float *restrict after, size_t count)
+{
+    float *update = gates + count, *n = gates + 2 * count;
+    for (size_t i = 0; i < count; i++) {
+        float reset = 1.0f / (1.0f + exp_approximation(-(gates[i] + from_state[i])));
+        float z = 1.0f / (1.0f + exp_approximation(-(update[i] + from_state[count + i])));
+        float v = n[i] + reset * from_state[2 * count + i];
+        float tanh_v = 2.0f / (1.0f + exp_approximation(-2.0f * v)) - 1.0f;
+        gates[i] = reset;
+        update[i] = z;
+        n[i] = tanh_v;
+        after[i] = (1.0f - z) * tanh_v + z * before[i];
+    }
+}
+
+XM_CLONES void xm_row_gru_backward(float *restrict dgates, float *restrict dfrom_state,
+                                   float *restrict dstate, const float *restrict gates,
+                                   const float *restrict candidate, const float *restrict before,
+                                   size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        float reset = gates[i], z = gates[count + i], n = gates[2 * count + i], g = dstate[i];
+        float dn = g * (1.0f - z) * (1.0f - n * n);
+        float dz = g * (before[i] - n) * z * (1.0f - z);
+        float dreset = dn * candidate[i] * reset * (1.0f - reset);
+        dgates[i] = dfrom_state[i] = dreset;
+        dgates[count + i] = dfrom_state[count + i] = dz;
+        dgates[2 * count + i] = dn;
+        dfrom_state[2 * count + i] = dn * reset;
+        dstate[i] = g * z;
+    }
+}
+
 #define GELU_TWO_C 1.59576912f /* 2 * sqrt(2 / pi) */
 #define GELU_CUBIC 0.044715f
 

@@ -36,6 +36,16 @@ void xm_row_softmax_backward(float *dp, const float *p, float mean_dp, float sca
 /* x = 1 / (1 + exp(-x)) */
 void xm_row_sigmoid(float *x, size_t count);
 
+/* A GRU's gates, blocks of count: reset, update, n. gates holds W_i x + b_i and becomes the gates;
+ * from_state is W_h s + b_h of the state before, after = (1 - update) * n + update * before, n =
+ * tanh(gates_n + reset * from_state_n). */
+void xm_row_gru(float *gates, const float *from_state, const float *before, float *after,
+                size_t count);
+/* From the gradient of `after`, which becomes that of `before` but for what goes through
+ * from_state: dgates and dfrom_state are overwritten. candidate: from_state_n. */
+void xm_row_gru_backward(float *dgates, float *dfrom_state, float *dstate, const float *gates,
+                         const float *candidate, const float *before, size_t count);
+
 /* GELU in its tanh form: x * sigmoid(2c(x + 0.044715 x^3)), c = sqrt(2/pi). */
 void xm_row_gelu(float *y, const float *x, size_t count);
 /* dx = scale * dy * gelu'(x); dx may be dy */

@@ -23,15 +23,32 @@ FIXED = ("1", "2", "4", "8")
 # Besides as trained, a model is served in these ways: the flag of xmoe-eval and its values.
 SERVED = {"threshold": {"--threshold": THRESHOLDS, "--top-k-experts": FIXED},
           "top_k": {"--threshold": ("0.3", "0.5", "0.7", "0.9"), "--top-k-experts": FIXED},
-          "sigmoid": {"--threshold": ("0.3", "0.4", "0.5", "0.6", "0.7"), "--top-k-experts": FIXED}}
+          "sigmoid": {"--threshold": ("0.3", "0.4", "0.5", "0.6", "0.7"), "--top-k-experts": FIXED},
+          "recurrent": {"--threshold": THRESHOLDS, "--top-k-experts": FIXED}}
 # The flag of xmoe-train that sets how many experts a router takes, and xmoe-eval's for the same.
 OWN = {"threshold": ("--threshold", "--threshold"), "sigmoid": ("--threshold", "--threshold"),
-       "top_k": ("--top-k", "--top-k-experts")}
+       "recurrent": ("--threshold", "--threshold"), "top_k": ("--top-k", "--top-k-experts")}
 
-# Does a router of this type multiply a token by a matrix of one row an expert? One that is not
-# here has to be added before its operations can be counted.
-LINEAR_ROUTER = {"threshold": True, "top_k": True, "switch": True, "base": True, "sigmoid": True,
-                 "hash": False, "dense": False}
+
+def _no_products(width, experts, flags):
+    return 0
+
+
+def _linear(width, experts, flags):
+    return width * experts
+
+
+def _recurrent(width, experts, flags):
+    """The projection, both matrices of the GRU, the logits; such a run says its --router-state."""
+    state = number(flags, "--router-state")
+    return width * state + 2 * 3 * state * state + state * experts
+
+
+# Multiply-adds of one MoE layer's router for a token. A type that is not here has to be added
+# before its operations can be counted.
+ROUTER_PRODUCTS = {"threshold": _linear, "top_k": _linear, "switch": _linear, "base": _linear,
+                   "sigmoid": _linear, "recurrent": _recurrent, "hash": _no_products,
+                   "dense": _no_products}
 
 
 def flag(flags, name):
@@ -113,9 +130,8 @@ def moe_layers(name):
 def router_flops(name):
     """Of all MoE layers, for one token."""
     flags = FLAGS[name]
-    linear = LINEAR_ROUTER[router(name)]
-    size = number(flags, "--width") * number(flags, "--experts")
-    return 2 * size * moe_layers(name) if linear else 0
+    width, experts = number(flags, "--width"), number(flags, "--experts")
+    return 2 * ROUTER_PRODUCTS[router(name)](width, experts, flags) * moe_layers(name)
 
 
 def moe_flops(name, expert_flops):
