@@ -35,7 +35,8 @@ def _no_products(width, experts, flags):
 
 
 def _linear(width, experts, flags):
-    return width * experts
+    views = number(flags, "--router-views") if "--router-views" in flags else 1
+    return width * experts * views
 
 
 def _recurrent(width, experts, flags):
