@@ -25,13 +25,19 @@ import urllib.request
 import plan
 
 SERVER = plan.HERE.parent.parent / "build" / "xmoe-server"
-# Of each run's first seed: as trained, or by a router that every request asks for.
+# Of the first seed that is there: as trained, or by a router that every request asks for.
 SERVED = (("topk-8", {}), ("threshold-0.9", {}), ("threshold-0.5", {}),
           ("threshold-0.9", {"type": "threshold", "threshold": 0.5}), ("topk-4", {}), ("topk-2", {}),
           ("large-top-2", {}), ("large-top-1", {}), ("dense-flops", {}), ("dense-parameters", {}))
 PROMPTS, PROMPT_BYTES, ANSWER_TOKENS = 16, 100, 160
 LONG_BYTES = 400  # of the prompts that measure prefill
 SPEED = ("run", "served", "requests", "round", "tokens_per_second", "mean_active")
+
+
+def find_model(work, run):
+    """The trained model of a run, of the first seed that WORK has; None if it has none."""
+    models = (work / f"{name}-s{seed}" / "model.gguf" for name, seed in plan.planned() if name == run)
+    return next((model for model in models if model.exists()), None)
 
 
 def passages(corpus, size):
@@ -106,8 +112,8 @@ def measure_all(corpus, work, threads, rounds):
     servers, rows = [], []
     try:
         for run, router in SERVED:
-            model = work / f"{run}-s1" / "model.gguf"
-            if run in plan.RUNS and model.exists():
+            model = find_model(work, run)
+            if model:
                 servers.append(Server(run, router, model, threads))
         for number in range(rounds + 1):
             for server in random.Random(number).sample(servers, len(servers)):
