@@ -15,7 +15,7 @@
 
 /* z: [views][experts] of one row; logits: [experts], not in z. In F32, sums in order of the views;
  * the exponential is taken in double and rounded, so that it is the same with every C library. An
- * expert whose views are not all finite gets NaN. */
+ * expert whose views are not all finite, or farther apart than F32 reaches, gets NaN. */
 void xm_mix_views(const float *z, int32_t views, int32_t experts, float temperature, float *logits);
 
 /* The same of one expert, whose views are `stride` apart. shares, where not NULL, gets the a_v, as
