@@ -445,7 +445,8 @@ int main(int argc, char **argv)
              .help = "share of each domain in a step"),
         FLAG("resume", NULL, CLI_BOOL, &s.resume, .help = "go on from the checkpoint"),
         FLAG("init", "FILE", CLI_STRING, &s.init, .default_text = "random",
-             .help = "start from a model of the same shape and vocabulary"),
+             .help = "start from a model of the same vocabulary that is as large, or has fewer "
+                     "blocks, narrower FFNs and experts or a shorter context"),
         FLAG("steps", "N", CLI_INT, &s.steps, .minimum = 0, .maximum = 1e9,
              .help = "last step; the cosine of the learning rate ends there"),
         FLAG("sequences", "N", CLI_INT, &s.trainer.sequences, .minimum = 1, .maximum = 4096,

@@ -8,6 +8,7 @@
 #include "train/checkpoint.h"
 #include "train/gate_hash.h"
 #include "train/gemm_peak.h"
+#include "train/grow.h"
 #include "train/views.h"
 
 #include <math.h>
@@ -109,15 +110,15 @@ static xmoe_status balance_hash(xm_trainer *trainer, xmoe_error *error)
 
 static xmoe_status initialise(xm_trainer *trainer, xmoe_error *error)
 {
-    if (trainer->options.init == NULL) {
-        xm_network_init(trainer->network, trainer->options.seed, trainer->parameters);
-        return trainer->network->shape.gate == XM_GATE_HASH ? balance_hash(trainer, error)
-                                                            : XMOE_OK;
-    }
+    xm_network_init(trainer->network, trainer->options.seed, trainer->parameters);
+    xmoe_status status =
+        trainer->network->shape.gate == XM_GATE_HASH ? balance_hash(trainer, error) : XMOE_OK;
+    if (status != XMOE_OK || trainer->options.init == NULL)
+        return status;
     xm_gguf *file = NULL;
-    xmoe_status status = xm_gguf_open(trainer->options.init, &file, error);
+    status = xm_gguf_open(trainer->options.init, &file, error);
     if (status == XMOE_OK)
-        status = xm_model_file_read(file, trainer->network, trainer->parameters, error);
+        status = xm_grow(file, trainer->network, trainer->parameters, error);
     xm_gguf_close(file);
     return status;
 }

@@ -1,0 +1,122 @@
+/*
+ * grow.c - see grow.h. Runs on the thread that makes the trainer.
+ */
+#include "train/grow.h"
+
+#include "base/memory.h"
+#include "train/gate_hash.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static bool is_part(const xm_parameter *p, const char *part)
+{
+    return strstr(p->name, part) != NULL;
+}
+
+static bool is_weight(const xm_parameter *p)
+{
+    return is_part(p, ".weight");
+}
+
+/* Whether the network's tensor may be larger than the file's in this dimension (0: contiguous). The
+ * router's ffn_gate_inp is not among them: it grows with the experts. */
+static bool may_grow(const xm_parameter *p, int32_t dimension)
+{
+    bool up = is_part(p, ".ffn_up.") || is_part(p, ".ffn_up_exps.");
+    bool gate = is_part(p, ".ffn_gate.") || is_part(p, ".ffn_gate_exps.");
+    if (dimension == 1)
+        return is_weight(p) && (up || gate || is_part(p, "position_embd"));
+    return dimension == 0 && (is_weight(p) ? is_part(p, ".ffn_down") : up);
+}
+
+static xmoe_status check_shape(const xm_parameter *p, const xm_gguf_tensor *tensor,
+                               xmoe_error *error)
+{
+    if (tensor->traits == NULL)
+        return xm_fail(error, XMOE_ERROR_UNSUPPORTED, "%s is of type %u", p->name,
+                       tensor->type_number);
+    for (int32_t i = 0; i < 3; i++) {
+        bool fits =
+            tensor->shape[i] == p->shape[i] || (tensor->shape[i] < p->shape[i] && may_grow(p, i));
+        if (!fits || tensor->shape[3] != 1)
+            return xm_fail(
+                error, XMOE_ERROR_FORMAT,
+                "%s: dimension %d is %llu, this network has %llu and does not grow there", p->name,
+                i, (unsigned long long)tensor->shape[i], (unsigned long long)p->shape[i]);
+    }
+    return XMOE_OK;
+}
+
+/* Lays `from`, of the file's shape, over the beginning of each dimension of the network's tensor.
+ * Where rows are longer than the file's, the rest of them becomes 0. */
+static void overlay(const xm_parameter *p, const uint64_t *shape, const float *from, float *to)
+{
+    size_t inner = (size_t)shape[0], wide = (size_t)p->shape[0];
+    for (uint64_t k = 0; k < shape[2]; k++)
+        for (uint64_t j = 0; j < shape[1]; j++) {
+            float *row = to + (size_t)(k * p->shape[1] + j) * wide;
+            memcpy(row, from + (size_t)(k * shape[1] + j) * inner, inner * sizeof *row);
+            memset(row + inner, 0, (wide - inner) * sizeof *row);
+        }
+}
+
+static xmoe_status read_tensor(const xm_parameter *p, const xm_gguf_tensor *tensor,
+                               const xm_network *network, float *values, xmoe_error *error)
+{
+    xmoe_status status = check_shape(p, tensor, error);
+    if (status != XMOE_OK)
+        return status;
+    size_t count = (size_t)(tensor->shape[0] * tensor->shape[1] * tensor->shape[2]);
+    float *read = xm_calloc(count, sizeof *read);
+    if (read == NULL)
+        return xm_fail_memory(error, p->name, count * sizeof *read);
+    xm_weights_to_f32(tensor->traits, tensor->data, read, count);
+    overlay(p, tensor->shape, read, values);
+    xm_free(read);
+    return p->fixed ? xm_hash_check(p, values, network->shape.experts, error) : XMOE_OK;
+}
+
+/* Blocks that the file has. */
+static int32_t count_blocks(const xm_gguf *file)
+{
+    char name[64];
+    for (int32_t block = 0;; block++) {
+        snprintf(name, sizeof name, "blk.%d.attn_norm.weight", block);
+        if (xm_gguf_find_tensor(file, name) == NULL)
+            return block;
+    }
+}
+
+/* -1: of no block. */
+static int32_t block_of(const xm_parameter *p)
+{
+    int block = -1;
+    return sscanf(p->name, "blk.%d.", &block) == 1 ? block : -1;
+}
+
+xmoe_status xm_grow(const xm_gguf *file, const xm_network *network, float *parameters,
+                    xmoe_error *error)
+{
+    int32_t blocks = count_blocks(file);
+    if (blocks > network->shape.blocks)
+        return xm_fail(error, XMOE_ERROR_FORMAT, "%s has %d blocks, this network %d",
+                       xm_gguf_path(file), blocks, network->shape.blocks);
+    for (int32_t i = 0; i < network->parameter_count; i++) {
+        const xm_parameter *p = &network->parameters[i];
+        float *values = parameters + p->offset;
+        if (block_of(p) >= blocks) {
+            if (is_part(p, ".attn_output.") || is_part(p, ".ffn_down"))
+                memset(values, 0, p->count * sizeof *values);
+            continue;
+        }
+        const xm_gguf_tensor *tensor = xm_gguf_find_tensor(file, p->name);
+        if (tensor == NULL)
+            return xm_fail(error, XMOE_ERROR_FORMAT, "%s has no tensor %s", xm_gguf_path(file),
+                           p->name);
+        xmoe_status status = read_tensor(p, tensor, network, values, error);
+        if (status != XMOE_OK)
+            return status;
+    }
+    return XMOE_OK;
+}
