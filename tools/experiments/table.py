@@ -3,9 +3,17 @@
 
     table.py NAME     prints a table in Markdown; where there is a plot, writes results/NAME.svg
     table.py all
+    table.py readme   writes the tables in README.md anew, and draws the plots
+    table.py check    fails if those tables are not what results/ gives
+
+A table stands in README.md behind a line <!-- table NAME -->, or <!-- table NAME CELL --> for the rows
+that begin with that cell, and goes as far as lines begin with |.
 
 The plots need python3-matplotlib (deploy/install-deps.sh experiments); tables come without it.
 """
+import contextlib
+import io
+import re
 import statistics
 import sys
 
@@ -265,6 +273,7 @@ def switches():
 TABLES = (runs, headline, saving, speed, thresholds, fixed, sizes, domains, layers, classes,
           specialisation, switches)
 PLOTS = ("thresholds", "sizes", "classes", "specialisation")
+README = plan.HERE / "README.md"
 
 
 def draw(name):
@@ -277,7 +286,31 @@ def draw(name):
     print(f"plot: {path}", file=sys.stderr)
 
 
+def lines_of(name, cell):
+    """A table without the words around it; cell: what the rows wanted begin with, or None."""
+    by_name = {table.__name__: table for table in TABLES}
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        by_name[name]()
+    lines = [line for line in text.getvalue().split("\n") if line.startswith("|")]
+    return lines[:2] + [line for line in lines[2:] if cell is None or line.startswith(f"| {cell} |")]
+
+
+def fresh_readme():
+    def replace(match):
+        return match[1] + "\n".join(lines_of(match[2], match[3])) + "\n"
+
+    return re.sub(r"(<!-- table (\w+)(?: ([\w-]+))? -->\n\n?)(?:\|.*\n)*", replace, README.read_text())
+
+
 def main():
+    if sys.argv[1:] == ["check"]:
+        sys.exit(None if README.read_text() == fresh_readme() else
+                 "table.py: README.md has other tables than results/ gives: table.py readme")
+    if sys.argv[1:] == ["readme"]:
+        README.write_text(fresh_readme())
+        for name in PLOTS:
+            draw(name)
+        return
     wanted = [table for table in TABLES if sys.argv[1:] in ([table.__name__], ["all"])]
     if not wanted:
         sys.exit(__doc__ + "\nNAME: " + ", ".join(table.__name__ for table in TABLES))
