@@ -53,7 +53,8 @@ static int32_t least(int32_t a, int32_t b)
 /* The first `count` of 16 lanes; all, none for counts beyond. */
 XM_INLINE __mmask16 first_lanes(int32_t count)
 {
-    return count >= LANES ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1);
+    int32_t lanes = count < 0 ? 0 : count < LANES ? count : LANES;
+    return (__mmask16)((1u << lanes) - 1u);
 }
 
 /* --- packing ---------------------------------------------------------------------------------- */
