@@ -27,7 +27,9 @@ import plan
 SERVER = plan.HERE.parent.parent / "build" / "xmoe-server"
 # Of the first seed that is there: as trained, or by a router that every request asks for.
 SERVED = (("topk-8", {}), ("threshold-0.9", {}), ("threshold-0.5", {}),
-          ("threshold-0.9", {"type": "threshold", "threshold": 0.5}), ("topk-4", {}), ("topk-2", {}),
+          ("threshold-0.9", {"type": "threshold", "threshold": 0.5}),
+          ("threshold-0.5", {"type": "top_k", "top_k": 8}),
+          ("threshold-0.5", {"type": "top_k", "top_k": 1}), ("topk-4", {}), ("topk-2", {}),
           ("large-top-2", {}), ("large-top-1", {}), ("dense-flops", {}), ("dense-parameters", {}))
 PROMPTS, PROMPT_BYTES, ANSWER_TOKENS = 16, 100, 160
 LONG_BYTES = 400  # of the prompts that measure prefill
@@ -53,7 +55,7 @@ def passages(corpus, size):
 class Server:
     def __init__(self, run, router, model, threads):
         self.run, self.router = run, router
-        self.label = f"threshold {router['threshold']:g}" if router else "as trained"
+        self.label = f"{router['type']} {router[router['type']]:g}" if router else "as trained"
         self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [SERVER, "--model", model, "--port", "0", "--threads", str(threads)], stderr=self.log)
