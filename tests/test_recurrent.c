@@ -16,8 +16,8 @@
 #include "model/forward.h"
 #include "model/model.h"
 #include "reference.h"
-#include "train/model_file.h"
 #include "train/pass.h"
+#include "trained_file.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -26,7 +26,7 @@
 #include <unistd.h>
 
 enum {
-    VOCABULARY = 260,
+    VOCABULARY = TRAINED_VOCABULARY,
     CONTEXT = 48,
     EXPERTS = 7,
     LAYERS = 6,
@@ -42,38 +42,22 @@ static float *parameters;
 /* Layers 1, 3 and 5 are MoE. */
 static xm_network_shape base_shape(void)
 {
-    return (xm_network_shape){.vocabulary = VOCABULARY,
-                              .context = CONTEXT,
-                              .width = 32,
-                              .blocks = LAYERS,
-                              .heads = 2,
-                              .feed_forward = 64,
-                              .experts = EXPERTS,
-                              .expert_feed_forward = 32,
-                              .moe_every = 2,
-                              .epsilon = 1e-5f,
-                              .gate = XM_GATE_RECURRENT,
-                              .router = XMOE_ROUTER_THRESHOLD,
-                              .threshold = 0.75f,
-                              .top_k = 1,
-                              .router_state = STATE,
-                              .init_std = 0.1f,
-                              .router_std = 1.0f};
+    xm_network_shape shape = trained_file_shape(CONTEXT, LAYERS, EXPERTS);
+    shape.gate = XM_GATE_RECURRENT;
+    shape.router_state = STATE;
+    return shape;
 }
 
 static int write_good_model(void **state)
 {
     (void)state;
-    static const xm_merge merges[] = {{'t', 'h'}, {' ', 257}, {258, 'e'}};
-    static const xm_vocabulary vocabulary = {(xm_merge *)(uintptr_t)merges, 3};
     const xm_network_shape shape = base_shape();
     xmoe_error error = {0};
     snprintf(good_path, sizeof good_path, "/tmp/xmoe-recurrent-%d.gguf", (int)getpid());
     snprintf(bad_path, sizeof bad_path, "/tmp/xmoe-recurrent-%d-bad.gguf", (int)getpid());
     network = gradient_network(&shape);
     parameters = gradient_parameters(network);
-    if (xm_model_file_write(good_path, network, &vocabulary, &(xm_model_labels){0}, parameters,
-                            &error) == XMOE_OK)
+    if (trained_file_write(good_path, network, parameters, &error) == XMOE_OK)
         return 0;
     fprintf(stderr, "%s\n", error.message);
     return -1;

@@ -16,14 +16,14 @@
 #include "model/forward.h"
 #include "model/model.h"
 #include "moe/views.h"
-#include "train/model_file.h"
+#include "trained_file.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { VOCABULARY = 260, LENGTH = 20, EXPERTS = 7, VIEWS = 3 };
+enum { VOCABULARY = TRAINED_VOCABULARY, LENGTH = 20, EXPERTS = 7, VIEWS = 3 };
 
 static char good_path[64], bad_path[64];
 
@@ -31,31 +31,14 @@ static char good_path[64], bad_path[64];
 static int write_good_model(void **state)
 {
     (void)state;
-    static const xm_merge merges[] = {{'t', 'h'}, {' ', 257}, {258, 'e'}};
-    static const xm_vocabulary vocabulary = {(xm_merge *)(uintptr_t)merges, 3};
-    const xm_model_labels labels = {0};
-    const xm_network_shape shape = {.vocabulary = VOCABULARY,
-                                    .context = LENGTH,
-                                    .width = 32,
-                                    .blocks = 4,
-                                    .heads = 2,
-                                    .feed_forward = 64,
-                                    .experts = EXPERTS,
-                                    .expert_feed_forward = 32,
-                                    .moe_every = 2,
-                                    .epsilon = 1e-5f,
-                                    .threshold = 0.75f,
-                                    .top_k = 1,
-                                    .router_views = VIEWS,
-                                    .init_std = 0.1f,
-                                    .router_std = 1.0f};
+    xm_network_shape shape = trained_file_shape(LENGTH, 4, EXPERTS);
+    shape.router_views = VIEWS;
     snprintf(good_path, sizeof good_path, "/tmp/xmoe-views-%d.gguf", (int)getpid());
     snprintf(bad_path, sizeof bad_path, "/tmp/xmoe-views-%d-bad.gguf", (int)getpid());
     xm_network *network = gradient_network(&shape);
     float *parameters = gradient_parameters(network);
     xmoe_error error;
-    xmoe_status status =
-        xm_model_file_write(good_path, network, &vocabulary, &labels, parameters, &error);
+    xmoe_status status = trained_file_write(good_path, network, parameters, &error);
     if (status != XMOE_OK)
         fprintf(stderr, "%s\n", error.message);
     xm_network_free(network);

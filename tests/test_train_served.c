@@ -15,8 +15,8 @@
 #include "model/forward.h"
 #include "model/model.h"
 #include "reference.h"
-#include "train/model_file.h"
 #include "train/pass.h"
+#include "trained_file.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -24,7 +24,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { VOCABULARY = 260, LENGTH = 12, BLOCKS = 6, EXPERTS = 7 };
+enum { VOCABULARY = TRAINED_VOCABULARY, LENGTH = 12, BLOCKS = 6, EXPERTS = 7 };
 
 static char path[64];
 
@@ -41,32 +41,15 @@ static int remove_path(void **state)
     return unlink(path);
 }
 
-/* Everything but the router. */
 static xm_network_shape base_shape(void)
 {
-    return (xm_network_shape){.vocabulary = VOCABULARY,
-                              .context = LENGTH,
-                              .width = 32,
-                              .blocks = BLOCKS,
-                              .heads = 2,
-                              .feed_forward = 64,
-                              .experts = EXPERTS,
-                              .expert_feed_forward = 32,
-                              .moe_every = 2,
-                              .epsilon = 1e-5f,
-                              .threshold = 0.75f,
-                              .top_k = 1,
-                              .init_std = 0.1f,
-                              .router_std = 1.0f};
+    return trained_file_shape(LENGTH, BLOCKS, EXPERTS);
 }
 
 static void write_file(const xm_network *network, const float *parameters)
 {
-    static const xm_merge merges[] = {{'t', 'h'}, {' ', 257}, {258, 'e'}};
-    static const xm_vocabulary vocabulary = {(xm_merge *)(uintptr_t)merges, 3};
-    const xm_model_labels labels = {0};
     xmoe_error error;
-    if (xm_model_file_write(path, network, &vocabulary, &labels, parameters, &error) != XMOE_OK)
+    if (trained_file_write(path, network, parameters, &error) != XMOE_OK)
         fail_msg("%s", error.message);
 }
 
