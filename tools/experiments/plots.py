@@ -53,7 +53,7 @@ def draw_thresholds(path, _shown):
         line(axes, name, fixed_labels(name), f"{name}, served with 1, 2, 4, 8 experts",
              marker="s", linestyle=":", color=f"C{(5 + i) % 10}")
         mark_trained(axes, name, f"C{(5 + i) % 10}")
-    for name in figures.names("dense-", "large-hash", "large-base", "sigmoid"):
+    for name in figures.names("dense-", "large-hash", "large-base", "sigmoid", "recurrent", "views"):
         point = (figures.moe_flops(name) / 1e6, figures.column(name, TRAINED, "loss", [1]))
         axes.plot(*point, "x", color="black")
         axes.annotate(name, point, fontsize=7, xytext=(4, 3), textcoords="offset points")
