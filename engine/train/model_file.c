@@ -4,7 +4,6 @@
 #include "train/model_file.h"
 
 #include "base/memory.h"
-#include "train/gate_hash.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -259,32 +258,4 @@ xmoe_status xm_model_file_shape(const xm_gguf *file, xm_network_shape *shape, xm
     if (status == XMOE_OK)
         status = read_router(file, shape, error);
     return status == XMOE_OK ? read_views(file, shape, error) : status;
-}
-
-xmoe_status xm_model_file_read(const xm_gguf *file, const xm_network *network, float *parameters,
-                               xmoe_error *error)
-{
-    for (int32_t i = 0; i < network->parameter_count; i++) {
-        const xm_parameter *p = &network->parameters[i];
-        const xm_gguf_tensor *tensor = xm_gguf_find_tensor(file, p->name);
-        if (tensor == NULL)
-            return xm_fail(error, XMOE_ERROR_FORMAT, "%s has no tensor %s", xm_gguf_path(file),
-                           p->name);
-        if (tensor->traits == NULL)
-            return xm_fail(error, XMOE_ERROR_UNSUPPORTED, "%s is of type %u", p->name,
-                           tensor->type_number);
-        for (int32_t j = 0; j < 3; j++)
-            if (tensor->shape[j] != p->shape[j] || tensor->shape[3] != 1)
-                return xm_fail(error, XMOE_ERROR_FORMAT,
-                               "%s: dimension %d is %llu, this network has %llu", p->name, j,
-                               (unsigned long long)tensor->shape[j],
-                               (unsigned long long)p->shape[j]);
-        xm_weights_to_f32(tensor->traits, tensor->data, parameters + p->offset, p->count);
-        xmoe_status status =
-            p->fixed ? xm_hash_check(p, parameters + p->offset, network->shape.experts, error)
-                     : XMOE_OK;
-        if (status != XMOE_OK)
-            return status;
-    }
-    return XMOE_OK;
 }

@@ -8,7 +8,6 @@
 #include "train/checkpoint.h"
 #include "train/gate_hash.h"
 #include "train/gemm_peak.h"
-#include "train/grow.h"
 #include "train/views.h"
 
 #include <math.h>
@@ -118,7 +117,7 @@ static xmoe_status initialise(xm_trainer *trainer, xmoe_error *error)
     xm_gguf *file = NULL;
     status = xm_gguf_open(trainer->options.init, &file, error);
     if (status == XMOE_OK)
-        status = xm_grow(file, trainer->network, trainer->parameters, error);
+        status = xm_model_file_grow(file, trainer->network, trainer->parameters, error);
     xm_gguf_close(file);
     return status;
 }

@@ -31,7 +31,7 @@ typedef struct {
     bool recompute;       /* activations are made again in the backward pass: less memory */
     xm_precision precision;
     uint64_t seed;
-    const char *init;      /* GGUF file to start from, see grow.h; NULL: random */
+    const char *init;      /* GGUF file to start from, see xm_model_file_grow; NULL: random */
     const xm_ranks *ranks; /* NULL: alone */
 } xm_trainer_options;
 

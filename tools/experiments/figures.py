@@ -83,7 +83,7 @@ def threshold_of(name, label):
 
 def curve(name):
     """Labels of all thresholds that a model was served at, ascending."""
-    own = [TRAINED] if plan.router(name) in ("threshold", "sigmoid", "recurrent") else []
+    own = [TRAINED] if plan.is_set_by_threshold(name) else []
     return sorted(own + labels(name, "threshold "), key=lambda label: threshold_of(name, label))
 
 

@@ -120,6 +120,11 @@ def label(serving):
     return {"--threshold": "threshold ", "--top-k-experts": "top_k "}[serving[0]] + serving[1]
 
 
+def is_set_by_threshold(name):
+    """Whether a threshold says how many experts the router takes, as trained."""
+    return OWN.get(router(name), ("",))[0] == "--threshold"
+
+
 def is_moe(name):
     return router(name) != "dense" and number(FLAGS[name], "--moe-every") > 0
 

@@ -1,7 +1,8 @@
 /*
- * grow.c - see grow.h. Runs on the thread that makes the trainer.
+ * model_file_read.c - the tensors of a file as the parameters of a network, as large as it or
+ * larger: see model_file.h. Runs on the thread that makes the trainer or the evaluator.
  */
-#include "train/grow.h"
+#include "train/model_file.h"
 
 #include "base/memory.h"
 #include "train/gate_hash.h"
@@ -30,20 +31,19 @@ static bool may_grow(const xm_parameter *p, int32_t dimension)
     return dimension == 0 && (is_weight(p) ? is_part(p, ".ffn_down") : up);
 }
 
-static xmoe_status check_shape(const xm_parameter *p, const xm_gguf_tensor *tensor,
+static xmoe_status check_shape(const xm_parameter *p, const xm_gguf_tensor *tensor, bool grow,
                                xmoe_error *error)
 {
     if (tensor->traits == NULL)
         return xm_fail(error, XMOE_ERROR_UNSUPPORTED, "%s is of type %u", p->name,
                        tensor->type_number);
     for (int32_t i = 0; i < 3; i++) {
-        bool fits =
-            tensor->shape[i] == p->shape[i] || (tensor->shape[i] < p->shape[i] && may_grow(p, i));
+        bool fits = tensor->shape[i] == p->shape[i] ||
+                    (grow && tensor->shape[i] < p->shape[i] && may_grow(p, i));
         if (!fits || tensor->shape[3] != 1)
-            return xm_fail(
-                error, XMOE_ERROR_FORMAT,
-                "%s: dimension %d is %llu, this network has %llu and does not grow there", p->name,
-                i, (unsigned long long)tensor->shape[i], (unsigned long long)p->shape[i]);
+            return xm_fail(error, XMOE_ERROR_FORMAT,
+                           "%s: dimension %d is %llu, this network has %llu", p->name, i,
+                           (unsigned long long)tensor->shape[i], (unsigned long long)p->shape[i]);
     }
     return XMOE_OK;
 }
@@ -61,10 +61,14 @@ static void overlay(const xm_parameter *p, const uint64_t *shape, const float *f
         }
 }
 
-static xmoe_status read_tensor(const xm_parameter *p, const xm_gguf_tensor *tensor,
-                               const xm_network *network, float *values, xmoe_error *error)
+static xmoe_status read_tensor(const xm_gguf *file, const xm_network *network,
+                               const xm_parameter *p, bool grow, float *values, xmoe_error *error)
 {
-    xmoe_status status = check_shape(p, tensor, error);
+    const xm_gguf_tensor *tensor = xm_gguf_find_tensor(file, p->name);
+    if (tensor == NULL)
+        return xm_fail(error, XMOE_ERROR_FORMAT, "%s has no tensor %s", xm_gguf_path(file),
+                       p->name);
+    xmoe_status status = check_shape(p, tensor, grow, error);
     if (status != XMOE_OK)
         return status;
     size_t count = (size_t)(tensor->shape[0] * tensor->shape[1] * tensor->shape[2]);
@@ -95,8 +99,19 @@ static int32_t block_of(const xm_parameter *p)
     return sscanf(p->name, "blk.%d.", &block) == 1 ? block : -1;
 }
 
-xmoe_status xm_grow(const xm_gguf *file, const xm_network *network, float *parameters,
-                    xmoe_error *error)
+xmoe_status xm_model_file_read(const xm_gguf *file, const xm_network *network, float *parameters,
+                               xmoe_error *error)
+{
+    xmoe_status status = XMOE_OK;
+    for (int32_t i = 0; i < network->parameter_count && status == XMOE_OK; i++) {
+        const xm_parameter *p = &network->parameters[i];
+        status = read_tensor(file, network, p, false, parameters + p->offset, error);
+    }
+    return status;
+}
+
+xmoe_status xm_model_file_grow(const xm_gguf *file, const xm_network *network, float *parameters,
+                               xmoe_error *error)
 {
     int32_t blocks = count_blocks(file);
     if (blocks > network->shape.blocks)
@@ -110,11 +125,7 @@ xmoe_status xm_grow(const xm_gguf *file, const xm_network *network, float *param
                 memset(values, 0, p->count * sizeof *values);
             continue;
         }
-        const xm_gguf_tensor *tensor = xm_gguf_find_tensor(file, p->name);
-        if (tensor == NULL)
-            return xm_fail(error, XMOE_ERROR_FORMAT, "%s has no tensor %s", xm_gguf_path(file),
-                           p->name);
-        xmoe_status status = read_tensor(p, tensor, network, values, error);
+        xmoe_status status = read_tensor(file, network, p, true, values, error);
         if (status != XMOE_OK)
             return status;
     }
