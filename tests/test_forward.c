@@ -9,9 +9,7 @@
 #include <cmocka.h>
 
 #include "base/memory.h"
-#include "base/random.h"
-#include "model/forward.h"
-#include "model/model.h"
+#include "forward_runner.h"
 #include "reference.h"
 
 #include <math.h>
@@ -19,8 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-enum { MAX_BLOCKS = 64, MAX_ROWS = 512, MAX_TOKENS = 128 };
 
 /* --- models ----------------------------------------------------------------------------------- */
 
@@ -82,77 +78,7 @@ static void write_model(const xmoe_random_model *shape)
         fail_msg("%s", error.message);
 }
 
-static xmoe_model *load_model(const char *isa)
-{
-    xmoe_error error = {0};
-    xmoe_model *model = NULL;
-    const xmoe_model_options options = {.isa = isa, .threads = 2};
-    if (xmoe_model_load(model_path, &options, &model, &error) != XMOE_OK)
-        fail_msg("%s", error.message);
-    return model;
-}
-
 /* --- a forward pass with its cache ------------------------------------------------------------ */
-
-typedef struct {
-    const xmoe_model *model;
-    xm_pool *pool;
-    xm_kv_cache *cache;
-    xm_forward *forward;
-    int32_t blocks_used;
-} runner;
-
-static runner start(const xmoe_model *model, int32_t threads, bool kv_f32)
-{
-    runner run = {.model = model};
-    if (threads > 1)
-        assert_int_equal(xm_pool_create(threads, &run.pool, NULL), XMOE_OK);
-    assert_int_equal(xm_kv_cache_create(model, MAX_BLOCKS, kv_f32, &run.cache, NULL), XMOE_OK);
-    /* What an earlier owner left in a block must not matter. */
-    memset(run.cache->memory, 0xff, (size_t)MAX_BLOCKS * run.cache->block_bytes);
-    assert_int_equal(xm_forward_create(model, run.pool, run.cache, MAX_ROWS, &run.forward, NULL),
-                     XMOE_OK);
-    return run;
-}
-
-static void stop(runner *run)
-{
-    xm_forward_free(run->forward);
-    xm_kv_cache_free(run->cache);
-    xm_pool_free(run->pool);
-}
-
-typedef struct {
-    int32_t tokens[MAX_TOKENS];
-    int32_t count;
-    int32_t blocks[MAX_TOKENS / XM_KV_TOKENS + 1];
-    xmoe_routing routing;
-} sequence;
-
-/* Random tokens; its blocks are taken from the end of the cache, in descending order. */
-static sequence make_sequence(runner *run, int32_t count, uint64_t seed)
-{
-    sequence result = {.count = count};
-    for (int32_t i = 0; i < count; i++)
-        result.tokens[i] = (int32_t)(xm_random_bits(seed, 0, (uint64_t)i) %
-                                     (uint64_t)run->model->info.vocabulary_size);
-    for (int32_t b = 0; b * XM_KV_TOKENS < count; b++) {
-        assert_true(run->blocks_used < MAX_BLOCKS);
-        result.blocks[b] = MAX_BLOCKS - 1 - run->blocks_used++;
-    }
-    xmoe_model_default_routing(run->model, &result.routing);
-    return result;
-}
-
-static xm_segment segment_of(const sequence *s, int32_t first, int32_t count, int32_t logits_from)
-{
-    return (xm_segment){.tokens = s->tokens + first,
-                        .token_count = count,
-                        .position = first,
-                        .blocks = s->blocks,
-                        .routing = &s->routing,
-                        .logits_from = logits_from};
-}
 
 /* A copy of `rows` rows of logits, to be freed. */
 static float *copy_logits(const runner *run, const float *logits, int32_t rows)
@@ -220,8 +146,8 @@ static double log_softmax_error(const float *logits, const double *expected, int
 static void compare_with_reference(const xmoe_model *model, const reference_model *reference,
                                    const xmoe_routing *routing, bool kv_f32)
 {
-    runner run = start(model, 1, kv_f32);
-    sequence s = make_sequence(&run, 37, 11);
+    runner run = runner_start(model, 1, kv_f32);
+    sequence s = runner_sequence(&run, 37, 11);
     s.routing = *routing;
     reference_result expected =
         reference_forward(reference, s.tokens, s.count, &s.routing, !kv_f32);
@@ -238,7 +164,7 @@ static void compare_with_reference(const xmoe_model *model, const reference_mode
                      model->info.quantization, i, error);
     }
     reference_result_free(&expected);
-    stop(&run);
+    runner_stop(&run);
 }
 
 /* Routers of every kind, one after the other; the last has another one at each layer. */
@@ -276,7 +202,7 @@ static void compare_shape(const xmoe_random_model *shape, bool every_variant)
     write_model(shape);
     reference_model *reference = reference_load(model_path);
     for (int32_t v = every_variant ? 0 : variants - 1; v < variants; v++) {
-        xmoe_model *model = load_model(tables[v]->name);
+        xmoe_model *model = runner_load(model_path, tables[v]->name, 2);
         bool sigmoid = model->info.router.type == XMOE_ROUTER_SIGMOID;
         for (int32_t kind = 0; kind < ROUTINGS + (sigmoid ? SIGMOID_ROUTINGS : 0); kind++)
             for (int kv_f32 = 0; kv_f32 < 2; kv_f32++) {
@@ -341,9 +267,9 @@ static void company_changes_nothing(void **state)
     for (size_t t = 0; t < 2; t++) {
         xmoe_random_model shape = even_shape(types[t]);
         write_model(&shape);
-        xmoe_model *model = load_model(NULL);
-        runner run = start(model, 2, false);
-        sequence s = make_sequence(&run, 20, 1);
+        xmoe_model *model = runner_load(model_path, NULL, 2);
+        runner run = runner_start(model, 2, false);
+        sequence s = runner_sequence(&run, 20, 1);
         s.routing = routing_of(model, 3);
         float *alone = logits_alone(&run, &s);
         sequence *others = calloc(COMPANY + 1, sizeof *others);
@@ -351,7 +277,7 @@ static void company_changes_nothing(void **state)
         int32_t before = 0;
         assert_non_null(others);
         for (int32_t i = 0; i <= COMPANY; i++) {
-            others[i] = i == PLACE ? s : make_sequence(&run, 1 + i * 7 % 23, 100 + (uint64_t)i);
+            others[i] = i == PLACE ? s : runner_sequence(&run, 1 + i * 7 % 23, 100 + (uint64_t)i);
             if (i != PLACE)
                 others[i].routing = routing_of(model, i % ROUTINGS);
             segments[i] = segment_of(&others[i], 0, others[i].count, i < 10 ? 0 : others[i].count);
@@ -364,7 +290,7 @@ static void company_changes_nothing(void **state)
                          s.count - 5);
         free(alone);
         free(others);
-        stop(&run);
+        runner_stop(&run);
         xmoe_model_free(model);
     }
 }
@@ -379,17 +305,17 @@ static void threads_change_nothing(void **state)
         shape.feed_forward_length = 224;
         shape.head_count = 2;
         write_model(&shape);
-        xmoe_model *model = load_model(NULL);
+        xmoe_model *model = runner_load(model_path, NULL, 2);
         float *expected = NULL;
         for (int32_t threads = 1; threads <= 3; threads++) {
-            runner run = start(model, threads, t == 0);
-            sequence s = make_sequence(&run, 90, 5);
+            runner run = runner_start(model, threads, t == 0);
+            sequence s = runner_sequence(&run, 90, 5);
             float *logits = logits_alone(&run, &s);
             if (expected != NULL)
                 assert_same_bits(&run, logits, expected, s.count);
             free(expected);
             expected = logits;
-            stop(&run);
+            runner_stop(&run);
         }
         free(expected);
         xmoe_model_free(model);
@@ -403,14 +329,14 @@ static void chunks_change_nothing(void **state)
     static const int32_t chunks[] = {1, 7, 16};
     xmoe_random_model shape = even_shape("Q8_0");
     write_model(&shape);
-    xmoe_model *model = load_model(NULL);
+    xmoe_model *model = runner_load(model_path, NULL, 2);
     size_t vocabulary = (size_t)model->info.vocabulary_size;
     for (int kv_f32 = 0; kv_f32 < 2; kv_f32++) {
-        runner run = start(model, 2, kv_f32 != 0);
-        sequence s = make_sequence(&run, 50, 3);
+        runner run = runner_start(model, 2, kv_f32 != 0);
+        sequence s = runner_sequence(&run, 50, 3);
         float *whole = logits_alone(&run, &s);
         for (size_t c = 0; c < 3; c++) {
-            sequence again = make_sequence(&run, 50, 3);
+            sequence again = runner_sequence(&run, 50, 3);
             for (int32_t done = 0; done < s.count;) {
                 int32_t count = s.count - done < chunks[c] ? s.count - done : chunks[c];
                 xm_segment segment = segment_of(&again, done, count, 0);
@@ -420,7 +346,7 @@ static void chunks_change_nothing(void **state)
             }
         }
         free(whole);
-        stop(&run);
+        runner_stop(&run);
     }
     xmoe_model_free(model);
 }
@@ -437,15 +363,15 @@ static void instruction_sets_change_nothing(void **state)
         float *expected = NULL;
         write_model(&shape);
         for (int32_t v = 0; v < variants; v++) {
-            xmoe_model *model = load_model(tables[v]->name);
-            runner run = start(model, 1, false);
-            sequence s = make_sequence(&run, 33, 9);
+            xmoe_model *model = runner_load(model_path, tables[v]->name, 2);
+            runner run = runner_start(model, 1, false);
+            sequence s = runner_sequence(&run, 33, 9);
             float *logits = logits_alone(&run, &s);
             if (expected != NULL)
                 assert_same_bits(&run, logits, expected, s.count);
             free(expected);
             expected = logits;
-            stop(&run);
+            runner_stop(&run);
             xmoe_model_free(model);
         }
         free(expected);
@@ -459,18 +385,18 @@ static void copied_blocks_continue(void **state)
     (void)state;
     xmoe_random_model shape = even_shape("F32");
     write_model(&shape);
-    xmoe_model *model = load_model(NULL);
-    runner run = start(model, 1, false);
-    sequence s = make_sequence(&run, 40, 3);
+    xmoe_model *model = runner_load(model_path, NULL, 2);
+    runner run = runner_start(model, 1, false);
+    sequence s = runner_sequence(&run, 40, 3);
     float *whole = logits_alone(&run, &s);
-    sequence fork = make_sequence(&run, 40, 3);
+    sequence fork = runner_sequence(&run, 40, 3);
     fork.blocks[0] = s.blocks[0];
     xm_kv_copy_block(run.cache, s.blocks[1], fork.blocks[1]);
     xm_segment segment = segment_of(&fork, 24, 16, 0);
     const float *logits = xm_forward_step(run.forward, &segment, 1, NULL, NULL);
     assert_same_bits(&run, logits, whole + 24 * (size_t)model->info.vocabulary_size, 16);
     free(whole);
-    stop(&run);
+    runner_stop(&run);
     xmoe_model_free(model);
 }
 
@@ -481,10 +407,10 @@ static void last_position_works(void **state)
     xmoe_random_model shape = even_shape("Q8_0");
     shape.context_length = 43;
     write_model(&shape);
-    xmoe_model *model = load_model(NULL);
+    xmoe_model *model = runner_load(model_path, NULL, 2);
     reference_model *reference = reference_load(model_path);
-    runner run = start(model, 1, true);
-    sequence s = make_sequence(&run, 43, 21);
+    runner run = runner_start(model, 1, true);
+    sequence s = runner_sequence(&run, 43, 21);
     reference_result expected = reference_forward(reference, s.tokens, 43, &s.routing, false);
     xm_segment segment = segment_of(&s, 0, 43, 42);
     const float *logits = xm_forward_step(run.forward, &segment, 1, NULL, NULL);
@@ -492,7 +418,7 @@ static void last_position_works(void **state)
                                   expected.vocabulary) < 2e-3);
     reference_result_free(&expected);
     reference_free(reference);
-    stop(&run);
+    runner_stop(&run);
     xmoe_model_free(model);
 }
 
@@ -504,10 +430,10 @@ static void nan_stays_in_its_row(void **state)
     for (size_t t = 0; t < 2; t++) {
         xmoe_random_model shape = even_shape(types[t]);
         write_model(&shape);
-        xmoe_model *model = load_model(NULL);
+        xmoe_model *model = runner_load(model_path, NULL, 2);
         size_t vocabulary = (size_t)model->info.vocabulary_size;
-        runner run = start(model, 2, false);
-        sequence s = make_sequence(&run, 9, 5), other = make_sequence(&run, 4, 6);
+        runner run = runner_start(model, 2, false);
+        sequence s = runner_sequence(&run, 9, 5), other = runner_sequence(&run, 4, 6);
         float *expected = logits_alone(&run, &s), *other_expected = logits_alone(&run, &other);
         float *embedding = (float *)(uintptr_t)model->position_embedding;
         embedding[6 * model->info.embedding_length + 3] = NAN;
@@ -519,7 +445,7 @@ static void nan_stays_in_its_row(void **state)
             assert_true(isnan(logits[i]));
         free(expected);
         free(other_expected);
-        stop(&run);
+        runner_stop(&run);
         xmoe_model_free(model);
     }
 }
@@ -530,7 +456,7 @@ static void lack_of_memory_is_reported(void **state)
     (void)state;
     xmoe_random_model shape = even_shape("Q8_0");
     write_model(&shape);
-    xmoe_model *model = load_model(NULL);
+    xmoe_model *model = runner_load(model_path, NULL, 2);
     int32_t failures = 0;
     for (xmoe_status status = XMOE_ERROR_MEMORY; status != XMOE_OK; failures++) {
         xm_kv_cache *cache = NULL;

@@ -12,9 +12,8 @@
 
 #include "base/memory.h"
 #include "base/random.h"
+#include "forward_runner.h"
 #include "gradient_check.h"
-#include "model/forward.h"
-#include "model/model.h"
 #include "reference.h"
 #include "train/pass.h"
 #include "trained_file.h"
@@ -31,7 +30,6 @@ enum {
     EXPERTS = 7,
     LAYERS = 6,
     STATE = 24, /* a panel and a half */
-    BLOCKS = 24,
     COMPANY = 5 /* sequences of a step */
 };
 
@@ -73,79 +71,14 @@ static int clean_up(void **state)
     return 0;
 }
 
-static xmoe_model *load_model(const char *isa)
-{
-    xmoe_error error = {0};
-    xmoe_model *model = NULL;
-    const xmoe_model_options options = {.isa = isa, .threads = 1};
-    if (xmoe_model_load(good_path, &options, &model, &error) != XMOE_OK)
-        fail_msg("%s", error.message);
-    return model;
-}
-
 /* --- sequences -------------------------------------------------------------------------------- */
-
-typedef struct {
-    int32_t tokens[CONTEXT], count;
-    int32_t blocks[CONTEXT / XM_KV_TOKENS];
-    xmoe_routing routing;
-} sequence;
-
-typedef struct {
-    const xmoe_model *model;
-    xm_pool *pool;
-    xm_kv_cache *cache;
-    xm_forward *forward;
-    int32_t blocks_used;
-} runner;
-
-static runner start(const xmoe_model *model, int32_t threads)
-{
-    runner run = {.model = model};
-    if (threads > 1)
-        assert_int_equal(xm_pool_create(threads, &run.pool, NULL), XMOE_OK);
-    assert_int_equal(xm_kv_cache_create(model, BLOCKS, true, &run.cache, NULL), XMOE_OK);
-    assert_int_equal(
-        xm_forward_create(model, run.pool, run.cache, COMPANY * CONTEXT, &run.forward, NULL),
-        XMOE_OK);
-    return run;
-}
-
-static void stop(runner *run)
-{
-    xm_forward_free(run->forward);
-    xm_kv_cache_free(run->cache);
-    xm_pool_free(run->pool);
-}
-
-/* The same seed gives the same tokens. */
-static sequence make_sequence(runner *run, int32_t count, uint64_t seed)
-{
-    sequence s = {.count = count};
-    for (int32_t i = 0; i < count; i++)
-        s.tokens[i] = (int32_t)(xm_random_bits(seed, 4, (uint64_t)i) % VOCABULARY);
-    for (int32_t b = 0; b * XM_KV_TOKENS < count; b++)
-        s.blocks[b] = run->blocks_used++;
-    assert_true(run->blocks_used <= BLOCKS);
-    xmoe_model_default_routing(run->model, &s.routing);
-    return s;
-}
-
-static xm_segment segment_of(const sequence *s, int32_t first, int32_t count)
-{
-    return (xm_segment){.tokens = s->tokens + first,
-                        .token_count = count,
-                        .position = first,
-                        .blocks = s->blocks,
-                        .routing = &s->routing};
-}
 
 /* Logits [count][VOCABULARY] of a sequence in pieces of at most so many tokens. */
 static void run_pieces(runner *run, const sequence *s, int32_t piece, float *logits)
 {
     for (int32_t done = 0; done < s->count; done += piece) {
         int32_t count = s->count - done < piece ? s->count - done : piece;
-        xm_segment segment = segment_of(s, done, count);
+        xm_segment segment = segment_of(s, done, count, 0);
         memcpy(logits + done * VOCABULARY, xm_forward_step(run->forward, &segment, 1, NULL, NULL),
                (size_t)count * VOCABULARY * sizeof(float));
     }
@@ -201,21 +134,21 @@ static void requests_are_those_of_threshold(void **state)
     int32_t variants = xm_kernels_available(tables);
     reference_model *reference = reference_load(good_path);
     for (int32_t v = 0; v < variants; v++) {
-        xmoe_model *model = load_model(tables[v]->name);
+        xmoe_model *model = runner_load(good_path, tables[v]->name, 1);
         for (int32_t number = 0; number <= ROUTERS; number++) {
-            runner run = start(model, 1);
-            sequence s = make_sequence(&run, 30, 5);
+            runner run = runner_start(model, 1, true);
+            sequence s = runner_sequence(&run, 30, 5);
             set_routing(&s.routing, number);
             assert_int_equal(xmoe_routing_check(model, &s.routing, NULL), XMOE_OK);
             reference_result expected =
                 reference_forward(reference, s.tokens, s.count, &s.routing, false);
-            xm_segment segment = segment_of(&s, 0, s.count);
+            xm_segment segment = segment_of(&s, 0, s.count, 0);
             const float *logits =
                 xm_forward_step(run.forward, &segment, 1, compare_experts, &expected);
             for (int32_t row = 0; row < s.count; row++)
                 compare_logprobs(logits + row * VOCABULARY, expected.logprobs + row * VOCABULARY);
             reference_result_free(&expected);
-            stop(&run);
+            runner_stop(&run);
         }
         xmoe_model_free(model);
     }
@@ -225,7 +158,7 @@ static void requests_are_those_of_threshold(void **state)
 static void sigmoid_is_refused(void **state)
 {
     (void)state;
-    xmoe_model *model = load_model(NULL);
+    xmoe_model *model = runner_load(good_path, NULL, 1);
     xmoe_routing routing;
     xmoe_error error;
     xmoe_model_default_routing(model, &routing);
@@ -249,16 +182,16 @@ static void pieces_and_threads_change_nothing(void **state)
     int32_t variants = xm_kernels_available(tables);
     bool first = true;
     for (int32_t v = 0; v < variants; v++) {
-        xmoe_model *model = load_model(tables[v]->name);
+        xmoe_model *model = runner_load(good_path, tables[v]->name, 1);
         for (int32_t threads = 1; threads <= 3; threads++)
             for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
-                runner run = start(model, threads);
-                sequence s = make_sequence(&run, CONTEXT, 5);
+                runner run = runner_start(model, threads, true);
+                sequence s = runner_sequence(&run, CONTEXT, 5);
                 run_pieces(&run, &s, pieces[i], first ? expected : found);
                 if (!first)
                     assert_memory_equal(found, expected, sizeof found);
                 first = false;
-                stop(&run);
+                runner_stop(&run);
             }
         xmoe_model_free(model);
     }
@@ -270,27 +203,27 @@ static void company_changes_nothing(void **state)
     (void)state;
     enum { COUNT = 20, BEFORE = 13 };
     static float expected[CONTEXT * VOCABULARY];
-    xmoe_model *model = load_model(NULL);
-    runner alone = start(model, 1);
-    sequence s = make_sequence(&alone, COUNT, 1);
+    xmoe_model *model = runner_load(good_path, NULL, 1);
+    runner alone = runner_start(model, 1, true);
+    sequence s = runner_sequence(&alone, COUNT, 1);
     run_pieces(&alone, &s, COUNT, expected);
-    stop(&alone);
+    runner_stop(&alone);
     for (int32_t place = 0; place < COMPANY; place++) {
-        runner run = start(model, 2);
+        runner run = runner_start(model, 2, true);
         sequence all[COMPANY];
         xm_segment segments[COMPANY];
         int32_t rows_before = 0;
         for (int32_t i = 0; i < COMPANY; i++) {
-            all[i] = make_sequence(&run, i == place ? COUNT : 3 + 9 * i, i == place ? 1 : 50);
+            all[i] = runner_sequence(&run, i == place ? COUNT : 3 + 9 * i, i == place ? 1 : 50);
             if (i != place)
                 set_routing(&all[i].routing, i);
         }
         for (int32_t step = 0; step < 2; step++) {
             int32_t from = step * BEFORE, to = step == 0 ? BEFORE : COUNT;
             for (int32_t i = 0; i < COMPANY; i++) {
-                segments[i] = segment_of(&all[i], 0, all[i].count);
+                segments[i] = segment_of(&all[i], 0, all[i].count, 0);
                 if (i == place)
-                    segments[i] = segment_of(&all[i], from, to - from);
+                    segments[i] = segment_of(&all[i], from, to - from, 0);
             }
             rows_before = 0;
             for (int32_t i = 0; i < place; i++)
@@ -299,7 +232,7 @@ static void company_changes_nothing(void **state)
             assert_memory_equal(logits + rows_before * VOCABULARY, expected + from * VOCABULARY,
                                 (size_t)((to - from) * VOCABULARY) * sizeof(float));
         }
-        stop(&run);
+        runner_stop(&run);
     }
     xmoe_model_free(model);
 }
@@ -541,7 +474,7 @@ static void logits_start_as_asked(void **state)
 static void lack_of_memory_is_reported(void **state)
 {
     (void)state;
-    xmoe_model *model = load_model(NULL);
+    xmoe_model *model = runner_load(good_path, NULL, 1);
     xm_kv_cache *cache = NULL;
     assert_int_equal(xm_kv_cache_create(model, 1, true, &cache, NULL), XMOE_OK);
     int32_t failures = 0;

@@ -12,9 +12,8 @@
 
 #include "base/memory.h"
 #include "base/random.h"
+#include "forward_runner.h"
 #include "gradient_check.h"
-#include "model/forward.h"
-#include "model/model.h"
 #include "moe/views.h"
 #include "trained_file.h"
 
@@ -110,44 +109,22 @@ static void mix_at_its_limits(void **state)
 
 /* --- the same bits ---------------------------------------------------------------------------- */
 
-static void fill_tokens(int32_t *tokens, uint64_t seed)
-{
-    for (int32_t i = 0; i < LENGTH; i++)
-        tokens[i] = (int32_t)(xm_random_bits(seed, 9, (uint64_t)i) % VOCABULARY);
-}
-
 /* Logits of two sequences that go through the engine `chunk` tokens at a time. */
 static void run_two(const xmoe_model *model, int32_t threads, int32_t chunk,
                     float (*logits)[LENGTH][VOCABULARY])
 {
-    static const int32_t blocks[2][2] = {{0, 1}, {2, 3}};
-    int32_t tokens[2][LENGTH];
-    xmoe_routing routing;
-    xm_pool *pool = NULL;
-    xm_kv_cache *cache = NULL;
-    xm_forward *forward = NULL;
-    xmoe_model_default_routing(model, &routing);
-    assert_int_equal(xm_pool_create(threads, &pool, NULL), XMOE_OK);
-    assert_int_equal(xm_kv_cache_create(model, 4, true, &cache, NULL), XMOE_OK);
-    assert_int_equal(xm_forward_create(model, pool, cache, 2 * LENGTH, &forward, NULL), XMOE_OK);
-    for (int32_t s = 0; s < 2; s++)
-        fill_tokens(tokens[s], (uint64_t)s);
+    runner run = runner_start(model, threads, true);
+    const sequence sequences[2] = {runner_sequence(&run, LENGTH, 1),
+                                   runner_sequence(&run, LENGTH, 2)};
     for (int32_t done = 0; done < LENGTH; done += chunk) {
-        xm_segment segments[2];
-        for (int32_t s = 0; s < 2; s++)
-            segments[s] = (xm_segment){.tokens = tokens[s] + done,
-                                       .token_count = chunk,
-                                       .position = done,
-                                       .blocks = blocks[s],
-                                       .routing = &routing};
-        const float *rows = xm_forward_step(forward, segments, 2, NULL, NULL);
+        const xm_segment segments[2] = {segment_of(&sequences[0], done, chunk, 0),
+                                        segment_of(&sequences[1], done, chunk, 0)};
+        const float *rows = xm_forward_step(run.forward, segments, 2, NULL, NULL);
         for (int32_t s = 0; s < 2; s++)
             memcpy(logits[s][done], rows + s * chunk * VOCABULARY,
                    (size_t)(chunk * VOCABULARY) * sizeof(float));
     }
-    xm_forward_free(forward);
-    xm_kv_cache_free(cache);
-    xm_pool_free(pool);
+    runner_stop(&run);
 }
 
 static void chunks_and_threads_change_nothing(void **state)
@@ -157,11 +134,7 @@ static void chunks_and_threads_change_nothing(void **state)
     static float expected[2][LENGTH][VOCABULARY], found[2][LENGTH][VOCABULARY];
     static const int32_t chunks[] = {LENGTH, 5, 1};
     for (int32_t run = 0; run < 6; run++) {
-        const xmoe_model_options options = {.isa = variants[run / 3], .threads = 1};
-        xmoe_model *model = NULL;
-        xmoe_error error;
-        if (xmoe_model_load(good_path, &options, &model, &error) != XMOE_OK)
-            fail_msg("%s", error.message);
+        xmoe_model *model = runner_load(good_path, variants[run / 3], 1);
         run_two(model, 1 + run % 3, chunks[run % 3], run == 0 ? expected : found);
         if (run > 0)
             assert_memory_equal(found, expected, sizeof expected);
