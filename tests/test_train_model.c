@@ -249,6 +249,20 @@ static void test_learning_rate(void **state)
         assert_true(fabs(xm_learning_rate(&rule, step) - expected[step]) < 1e-12);
 }
 
+/* The peak is held until the fall begins; a fall longer than the run begins after the warm-up. */
+static void test_learning_rate_held(void **state)
+{
+    (void)state;
+    const double expected[] = {0.005, 0.01, 0.01, 0.01, 0.01, 0.0055, 0.001};
+    xm_optimizer_rule held = rule;
+    held.decay_steps = 2;
+    for (int64_t step = 0; step < 7; step++)
+        assert_true(fabs(xm_learning_rate(&held, step) - expected[step]) < 1e-12);
+    held.decay_steps = 100;
+    for (int64_t step = 0; step < 7; step++)
+        assert_true(xm_learning_rate(&held, step) == xm_learning_rate(&rule, step));
+}
+
 static void test_adamw(void **state)
 {
     (void)state;
@@ -321,7 +335,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_quantized_file_reads),
         cmocka_unit_test(test_wrong_files),   cmocka_unit_test(test_windows),
-        cmocka_unit_test(test_learning_rate), cmocka_unit_test(test_adamw),
+        cmocka_unit_test(test_learning_rate), cmocka_unit_test(test_learning_rate_held),
+        cmocka_unit_test(test_adamw),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

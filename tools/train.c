@@ -29,7 +29,7 @@ typedef struct {
     cli_floats weights;
     uint64_t sample_bytes;
     int32_t steps, validate_every, validation_windows, checkpoint_every, log_every, threads, seed;
-    int32_t stride, warmup, groups;
+    int32_t stride, warmup, decay, groups;
     double rate, final_rate;
     bool resume, bench, quiet;
     xm_trainer_options trainer;
@@ -272,6 +272,7 @@ static int fill_trainer(settings *s)
     s->trainer.rule.final_rate = s->final_rate;
     s->trainer.rule.warmup_steps = s->warmup;
     s->trainer.rule.total_steps = s->steps;
+    s->trainer.rule.decay_steps = s->decay;
     s->trainer.seed = (uint64_t)s->seed;
     s->trainer.init = s->init;
     s->trainer.threads = s->threads;
@@ -464,6 +465,8 @@ int main(int argc, char **argv)
         FLAG("final-rate", "R", CLI_DOUBLE, &s.final_rate, .maximum = 1,
              .help = "learning rate of the last step"),
         FLAG("warmup", "N", CLI_INT, &s.warmup, .maximum = 1e9, .help = "steps of linear warm-up"),
+        FLAG("decay", "N", CLI_INT, &s.decay, .maximum = 1e9,
+             .help = "last steps, in which the rate falls from its peak; 0: all after the warm-up"),
         FLAG("weight-decay", "W", CLI_DOUBLE, &s.trainer.rule.weight_decay, .maximum = 10,
              .help = "on matrices only"),
         FLAG("momentum", "B", CLI_DOUBLE, &s.trainer.rule.momentum, .maximum = 0.9999,

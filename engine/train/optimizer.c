@@ -21,8 +21,13 @@ double xm_learning_rate(const xm_optimizer_rule *rule, int64_t step)
         return rule->peak_rate * (double)(step + 1) / (double)rule->warmup_steps;
     if (step >= rule->total_steps)
         return rule->final_rate;
-    double progress =
-        (double)(step - rule->warmup_steps) / (double)(rule->total_steps - rule->warmup_steps);
+    int64_t fall = rule->total_steps - rule->warmup_steps;
+    if (rule->decay_steps > 0 && rule->decay_steps < fall)
+        fall = rule->decay_steps;
+    int64_t left = rule->total_steps - step;
+    if (left >= fall)
+        return rule->peak_rate;
+    double progress = (double)(fall - left) / (double)fall;
     return rule->final_rate +
            0.5 * (rule->peak_rate - rule->final_rate) * (1.0 + cos(M_PI * progress));
 }

@@ -1,7 +1,8 @@
 /*
  * optimizer.h - AdamW (Loshchilov and Hutter 2019) over all parameters, or over those that are no
  * matrices for Muon (muon.h); clipping by the global norm, and the learning rate's course: linear
- * warm-up, then a cosine.
+ * warm-up, the peak as long as it shall be held, then a cosine. A run that holds the peak can be
+ * taken further from its checkpoint before the fall (Hu et al. 2024, MiniCPM, section 4).
  */
 #ifndef XM_TRAIN_OPTIMIZER_H
 #define XM_TRAIN_OPTIMIZER_H
@@ -16,6 +17,7 @@ typedef struct {
     xm_optimizer_kind kind;
     double peak_rate, final_rate;
     int64_t warmup_steps, total_steps;
+    int64_t decay_steps;               /* length of the fall at the end; 0: all after the warm-up */
     double beta1, beta2, weight_decay; /* decay on matrices only */
     double momentum;                   /* Muon's */
     double clip;                       /* largest gradient norm; 0: no clipping */
