@@ -24,6 +24,19 @@ int32_t xm_pool_threads(const xm_pool *pool);
 /* Runs the region and returns when all its tasks are done. pool may be NULL: runs on the caller. */
 void xm_pool_run(xm_pool *pool, int32_t tasks, xm_task_fn function, void *context);
 
+/* A region over `total` things, per_task of them to a task: how many tasks that are, and where the
+ * things of one end; they begin at task * per_task. */
+static inline int32_t xm_task_count(int32_t total, int32_t per_task)
+{
+    return (total + per_task - 1) / per_task;
+}
+
+static inline int32_t xm_task_end(int32_t total, int32_t per_task, int32_t task)
+{
+    int32_t begin = task * per_task;
+    return total - begin < per_task ? total : begin + per_task;
+}
+
 /* CPUs that this process may use. */
 int32_t xm_cpu_count(void);
 

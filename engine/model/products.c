@@ -8,13 +8,13 @@
 
 int32_t xm_row_tasks(int32_t rows)
 {
-    return (rows + XM_ROWS_PER_TASK - 1) / XM_ROWS_PER_TASK;
+    return xm_task_count(rows, XM_ROWS_PER_TASK);
 }
 
 int32_t xm_task_rows(int32_t rows, int32_t task, int32_t *first)
 {
     *first = task * XM_ROWS_PER_TASK;
-    return *first + XM_ROWS_PER_TASK < rows ? *first + XM_ROWS_PER_TASK : rows;
+    return xm_task_end(rows, XM_ROWS_PER_TASK, task);
 }
 
 typedef struct {

@@ -168,7 +168,7 @@ static void run_route(void *context, int32_t task, int32_t thread)
     const xm_gate_rules *rules = &call->layer->rules;
     int32_t experts = call->layer->experts;
     int32_t rows = call->rows->count;
-    int32_t last = (task + 1) * ROUTE_ROWS < rows ? (task + 1) * ROUTE_ROWS : rows;
+    int32_t last = xm_task_end(rows, ROUTE_ROWS, task);
     for (int32_t row = task * ROUTE_ROWS; row < last; row++) {
         size_t start = (size_t)row * (size_t)experts;
         if (has_views(call->layer))
@@ -199,7 +199,7 @@ static void choose_experts(moe_call *call, xm_pool *pool)
     size_t work = (size_t)rows * (size_t)layer->router.rows * (size_t)layer->router.columns;
     call->tiles = xm_tiles_plan(rows, layer->router.panels, xm_pool_threads(pool));
     xm_pool_run(xm_pool_for(pool, work), call->tiles.tasks, run_router, call);
-    xm_pool_run(pool, (rows + ROUTE_ROWS - 1) / ROUTE_ROWS, run_route, call);
+    xm_pool_run(pool, xm_task_count(rows, ROUTE_ROWS), run_route, call);
 }
 
 static void route_rows(moe_call *call, xm_pool *pool, xm_selection *selection)

@@ -113,8 +113,8 @@ static void run_cell(void *context, int32_t task, int32_t thread)
     const xm_router_states *states = call->states;
     const xm_gru *gru = call->gru;
     size_t length = (size_t)gru->length, gates = 3 * length;
-    int32_t first = task * CELL_ROWS, left = call->rows - first;
-    int32_t count = left < CELL_ROWS ? left : CELL_ROWS;
+    int32_t first = task * CELL_ROWS;
+    int32_t count = xm_task_end(call->rows, CELL_ROWS, task) - first;
     float *from_input = states->from_input + (size_t)first * gates;
     float *from_state = states->from_state + (size_t)first * gates;
     const int32_t *rows = states->ordinal + first;
@@ -143,6 +143,6 @@ const xm_activations *xm_router_states_advance(xm_router_states *states, const x
     size_t project = (size_t)rows * length * (size_t)projection->columns;
     size_t cell = (size_t)rows * 6 * length * length;
     xm_pool_run(xm_pool_for(pool, project), call.tiles.tasks, run_project, &call);
-    xm_pool_run(xm_pool_for(pool, cell), (rows + CELL_ROWS - 1) / CELL_ROWS, run_cell, &call);
+    xm_pool_run(xm_pool_for(pool, cell), xm_task_count(rows, CELL_ROWS), run_cell, &call);
     return &states->state;
 }

@@ -14,7 +14,7 @@ enum { ROW_TASK = 256 };
 static void run_rows(xm_pool *pool, xm_task_fn task, const xm_recurrent *recurrent)
 {
     xm_recurrent context = *recurrent;
-    xm_pool_run(pool, (recurrent->rows + ROW_TASK - 1) / ROW_TASK, task, &context);
+    xm_pool_run(pool, xm_task_count(recurrent->rows, ROW_TASK), task, &context);
 }
 
 static void cell_forward_task(void *context, int32_t task, int32_t thread)
@@ -22,7 +22,7 @@ static void cell_forward_task(void *context, int32_t task, int32_t thread)
     (void)thread;
     const xm_recurrent *self = context;
     size_t r = (size_t)self->length;
-    int32_t end = (task + 1) * ROW_TASK < self->rows ? (task + 1) * ROW_TASK : self->rows;
+    int32_t end = xm_task_end(self->rows, ROW_TASK, task);
     for (int32_t i = task * ROW_TASK; i < end; i++) {
         size_t row = (size_t)i;
         const float *from_state = self->scratch->from_state + row * 3 * r;
@@ -51,7 +51,7 @@ static void cell_backward_task(void *context, int32_t task, int32_t thread)
     const xm_recurrent *self = context;
     const xm_recurrent_scratch *scratch = self->scratch;
     size_t r = (size_t)self->length;
-    int32_t end = (task + 1) * ROW_TASK < self->rows ? (task + 1) * ROW_TASK : self->rows;
+    int32_t end = xm_task_end(self->rows, ROW_TASK, task);
     for (int32_t i = task * ROW_TASK; i < end; i++) {
         size_t row = (size_t)i;
         xm_row_gru_backward(scratch->dgates + row * 3 * r, scratch->from_state + row * 3 * r,

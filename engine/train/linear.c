@@ -21,15 +21,9 @@ typedef struct {
     bool accumulate;
 } linear_job;
 
-static int32_t task_count(int32_t total, int32_t per_task)
-{
-    return (total + per_task - 1) / per_task;
-}
-
 static int32_t task_size(int32_t total, int32_t per_task, int32_t task)
 {
-    int32_t left = total - task * per_task;
-    return left < per_task ? left : per_task;
+    return xm_task_end(total, per_task, task) - task * per_task;
 }
 
 static void forward_task(void *context, int32_t task, int32_t thread)
@@ -67,7 +61,7 @@ void xm_linear_forward_residual(const xm_compute *compute, const float *x, const
                       .rows = rows,
                       .in = in,
                       .out = out};
-    xm_pool_run(compute->pool, task_count(rows, ROW_TASK), forward_task, &job);
+    xm_pool_run(compute->pool, xm_task_count(rows, ROW_TASK), forward_task, &job);
 }
 
 static void backward_input_task(void *context, int32_t task, int32_t thread)
@@ -91,7 +85,7 @@ void xm_linear_backward_input(const xm_compute *compute, const float *dy, const 
                       .in = in,
                       .out = out,
                       .accumulate = accumulate};
-    xm_pool_run(compute->pool, task_count(rows, ROW_TASK), backward_input_task, &job);
+    xm_pool_run(compute->pool, xm_task_count(rows, ROW_TASK), backward_input_task, &job);
 }
 
 static void backward_weight_task(void *context, int32_t task, int32_t thread)
@@ -118,7 +112,7 @@ void xm_linear_backward_weight(const xm_compute *compute, const float *dy, const
                       .rows = rows,
                       .in = in,
                       .out = out};
-    xm_pool_run(compute->pool, task_count(out, OUT_TASK), backward_weight_task, &job);
+    xm_pool_run(compute->pool, xm_task_count(out, OUT_TASK), backward_weight_task, &job);
 }
 
 /* Elementwise work is cut into tasks of FLAT_TASK floats. */

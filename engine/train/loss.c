@@ -43,7 +43,7 @@ static void rows_task(void *context, int32_t task, int32_t thread)
     void *scratch = xm_compute_scratch(part->compute, thread);
     const xm_loss_job *job = part->job;
     int32_t begin = task * ROW_TASK;
-    int32_t rows = part->rows - begin < ROW_TASK ? part->rows - begin : ROW_TASK;
+    int32_t rows = xm_task_end(part->rows, ROW_TASK, task) - begin;
     size_t first = (size_t)part->first + (size_t)begin;
     float *logits = job->logits + (size_t)begin * (size_t)job->vocabulary;
     gemm->nt(scratch, rows, job->vocabulary, job->width, job->h + first * (size_t)job->width,
@@ -61,9 +61,9 @@ static void weight_task(void *context, int32_t task, int32_t thread)
     const xm_gemm *gemm = part->compute->gemm;
     void *scratch = xm_compute_scratch(part->compute, thread);
     const xm_loss_job *job = part->job;
-    int32_t begin = task * VOCABULARY_TASK, left = job->vocabulary - begin;
-    gemm->tn(scratch, left < VOCABULARY_TASK ? left : VOCABULARY_TASK, job->width, part->rows,
-             job->logits + begin, job->vocabulary,
+    int32_t begin = task * VOCABULARY_TASK;
+    int32_t tokens = xm_task_end(job->vocabulary, VOCABULARY_TASK, task) - begin;
+    gemm->tn(scratch, tokens, job->width, part->rows, job->logits + begin, job->vocabulary,
              job->h + (size_t)part->first * (size_t)job->width, job->width, 1.0f,
              job->dweight + (size_t)begin * (size_t)job->width, job->width);
 }
@@ -77,10 +77,10 @@ int32_t xm_loss_run(const xm_compute *compute, const xm_loss_job *job)
         .compute = compute, .job = job, .share = counted > 0 ? 1.0f / (float)counted : 0.0f};
     for (part.first = 0; part.first < job->rows; part.first += XM_LOSS_ROWS) {
         part.rows = job->rows - part.first < XM_LOSS_ROWS ? job->rows - part.first : XM_LOSS_ROWS;
-        xm_pool_run(compute->pool, (part.rows + ROW_TASK - 1) / ROW_TASK, rows_task, &part);
+        xm_pool_run(compute->pool, xm_task_count(part.rows, ROW_TASK), rows_task, &part);
         if (job->dh != NULL)
-            xm_pool_run(compute->pool, (job->vocabulary + VOCABULARY_TASK - 1) / VOCABULARY_TASK,
-                        weight_task, &part);
+            xm_pool_run(compute->pool, xm_task_count(job->vocabulary, VOCABULARY_TASK), weight_task,
+                        &part);
     }
     return counted;
 }

@@ -86,7 +86,7 @@ static void combine_task(void *context, int32_t task, int32_t thread)
     const moe_job *job = context;
     const xm_routes *routes = &job->layer->routes;
     size_t width = (size_t)job->weights->width;
-    int32_t end = (task + 1) * ROW_TASK < routes->rows ? (task + 1) * ROW_TASK : routes->rows;
+    int32_t end = xm_task_end(routes->rows, ROW_TASK, task);
     for (int32_t row = task * ROW_TASK; row < end; row++) {
         float *y = job->y + (size_t)row * width;
         memcpy(y, job->residual + (size_t)row * width, width * sizeof *y);
@@ -111,7 +111,7 @@ void xm_train_moe_forward(const xm_compute *compute, const xm_train_moe_weights 
     int32_t rows = layer->routes.rows;
     xm_train_gate_forward(compute->pool, &weights->gate, h, tokens, &layer->views, &layer->routes);
     xm_pool_run(compute->pool, weights->experts, expert_forward_task, &job);
-    xm_pool_run(compute->pool, (rows + ROW_TASK - 1) / ROW_TASK, combine_task, &job);
+    xm_pool_run(compute->pool, xm_task_count(rows, ROW_TASK), combine_task, &job);
 }
 
 /* The rows of one expert, slots [first, first + rows): from dout and c = W_down^T dout to the
@@ -191,7 +191,7 @@ static void collect_task(void *context, int32_t task, int32_t thread)
     const moe_job *job = context;
     const xm_routes *routes = &job->layer->routes;
     size_t width = (size_t)job->weights->width;
-    int32_t end = (task + 1) * ROW_TASK < routes->rows ? (task + 1) * ROW_TASK : routes->rows;
+    int32_t end = xm_task_end(routes->rows, ROW_TASK, task);
     for (int32_t row = task * ROW_TASK; row < end; row++) {
         float *dh = job->dh + (size_t)row * width;
         memset(dh, 0, width * sizeof *dh);
@@ -216,7 +216,7 @@ void xm_train_moe_backward(const xm_compute *compute, const xm_train_moe_weights
                    .dh = dh};
     int32_t rows = layer->routes.rows;
     xm_pool_run(compute->pool, weights->experts, expert_backward_task, &job);
-    xm_pool_run(compute->pool, (rows + ROW_TASK - 1) / ROW_TASK, collect_task, &job);
+    xm_pool_run(compute->pool, xm_task_count(rows, ROW_TASK), collect_task, &job);
     xm_train_gate_backward(compute->pool, &weights->gate, &gradients->gate, h, &layer->views,
                            &layer->routes, scratch->dgate, scratch->dlogits, dh);
 }

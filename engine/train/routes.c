@@ -163,7 +163,7 @@ static void choose_task(void *context, int32_t task, int32_t thread)
     const xm_routes *routes = context;
     size_t experts = (size_t)routes->experts;
     bool taken[4096]; /* the most experts that a network may have */
-    int32_t end = (task + 1) * ROW_TASK < routes->rows ? (task + 1) * ROW_TASK : routes->rows;
+    int32_t end = xm_task_end(routes->rows, ROW_TASK, task);
     for (int32_t row = task * ROW_TASK; row < end; row++) {
         float *p = routes->probabilities + (size_t)row * experts;
         if (routes->rule.gate == XM_GATE_SOFTMAX)
@@ -361,7 +361,7 @@ void xm_routes_choose(xm_routes *routes, xm_pool *pool)
                   (size_t)routes->experts);
         choose_one_each(routes);
     }
-    xm_pool_run(pool, (routes->rows + ROW_TASK - 1) / ROW_TASK, choose_task, routes);
+    xm_pool_run(pool, xm_task_count(routes->rows, ROW_TASK), choose_task, routes);
     bool softmax = routes->rule.gate == XM_GATE_SOFTMAX;
     if (softmax)
         measure_balance(routes);
@@ -456,7 +456,7 @@ static void backward_task(void *context, int32_t task, int32_t thread)
     (void)thread;
     const backward_job *job = context;
     const xm_routes *routes = job->routes;
-    int32_t end = (task + 1) * ROW_TASK < routes->rows ? (task + 1) * ROW_TASK : routes->rows;
+    int32_t end = xm_task_end(routes->rows, ROW_TASK, task);
     for (int32_t row = task * ROW_TASK; row < end; row++) {
         float *g = job->dlogits + (size_t)row * (size_t)routes->experts;
         if (routes->rule.gate == XM_GATE_SIGMOID)
@@ -471,5 +471,5 @@ static void backward_task(void *context, int32_t task, int32_t thread)
 void xm_routes_backward(const xm_routes *routes, xm_pool *pool, const float *dgate, float *dlogits)
 {
     backward_job job = {.routes = routes, .dgate = dgate, .dlogits = dlogits};
-    xm_pool_run(pool, (routes->rows + ROW_TASK - 1) / ROW_TASK, backward_task, &job);
+    xm_pool_run(pool, xm_task_count(routes->rows, ROW_TASK), backward_task, &job);
 }

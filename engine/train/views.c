@@ -28,12 +28,12 @@ typedef struct {
 
 static int32_t task_end(const xm_view_shape *shape, int32_t task)
 {
-    return (task + 1) * ROW_TASK < shape->rows ? (task + 1) * ROW_TASK : shape->rows;
+    return xm_task_end(shape->rows, ROW_TASK, task);
 }
 
 static void run_tasks(xm_pool *pool, views_job *job, void (*run)(void *, int32_t, int32_t))
 {
-    xm_pool_run(pool, (job->shape->rows + ROW_TASK - 1) / ROW_TASK, run, job);
+    xm_pool_run(pool, xm_task_count(job->shape->rows, ROW_TASK), run, job);
 }
 
 static void forward_task(void *context, int32_t task, int32_t thread)
