@@ -558,7 +558,7 @@ int main(int argc, char **argv)
              .help = "with --evaluate: tokens between windows"),
         FLAG("bench", NULL, CLI_BOOL, &s.bench,
              .help = "train nothing: measure one MoE layer of this shape, forward and backward, "
-                     "beside BLAS"),
+                     "beside BLAS; architecture xmoe with a softmax router"),
         FLAG("quiet", NULL, CLI_BOOL, &s.quiet, .help = "no progress"),
     };
     const cli_program program = {

@@ -302,6 +302,10 @@ static xmoe_status run(bench *b, xm_workers *workers, xmoe_error *error)
 int train_bench(const xm_trainer_options *options)
 {
     const xm_network_shape *shape = &options->shape;
+    if (shape->architecture != XM_ARCHITECTURE_XMOE || shape->gate != XM_GATE_SOFTMAX ||
+        shape->router_views > 1 || shape->moe_every == 0)
+        return cli_wrong("--bench measures layers of architecture xmoe with router threshold, "
+                         "top_k, switch or dense and one view");
     bench b = {.rows = options->sequences / options->groups * shape->context,
                .width = shape->width,
                .hidden = shape->expert_feed_forward,
