@@ -3,6 +3,7 @@
  * cancellation, exact usage under load, refusals, routing, shutdown.
  */
 #include "engine_fixture.h"
+#include "usage_identities.h"
 
 #include "base/memory.h"
 
@@ -129,28 +130,11 @@ static void a_cancelled_request_gives_everything_back(void **state)
 
 /* --- usage under load ------------------------------------------------------------------------- */
 
-static void assert_identities(const xmoe_usage *usage)
-{
-    for (int32_t i = 0; i < usage->layer_count; i++) {
-        const xmoe_layer_usage *l = &usage->layers[i];
-        uint64_t counts = 0, weighted = 0, tokens = 0;
-        for (int32_t e = 0; e < l->experts; e++)
-            counts += l->counts[e];
-        for (int32_t n = 0; n <= l->experts; n++) {
-            weighted += (uint64_t)n * l->active_histogram[n];
-            tokens += l->active_histogram[n];
-        }
-        assert_int_equal(counts, l->activations);
-        assert_int_equal(weighted, l->activations);
-        assert_int_equal(tokens, l->tokens);
-    }
-}
-
 static xmoe_usage *usage_of(xmoe_engine *engine, xmoe_phase phase)
 {
     xmoe_usage *usage;
     assert_int_equal(xmoe_usage_get(engine, -1, phase, 0, &usage, NULL), XMOE_OK);
-    assert_identities(usage);
+    usage_assert_identities(usage);
     return usage;
 }
 

@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "model_fixture.h"
+
 #include "model/model.h"
 
 #include <math.h>
@@ -16,68 +18,12 @@
 #include <string.h>
 #include <unistd.h>
 
-static char good_path[64], bad_path[64];
-
-/* Layers 0 and 2 dense, 1 and 3 MoE. */
-static const xmoe_random_model shape = {
-    .context_length = 48,
-    .embedding_length = 64,
-    .layer_count = 4,
-    .head_count = 4,
-    .feed_forward_length = 96,
-    .expert_count = 6,
-    .expert_feed_forward_length = 32,
-    .vocabulary_size = 290,
-    .moe_every = 2,
-    .router = {.type = XMOE_ROUTER_THRESHOLD, .threshold = 0.75f, .min_experts = 1},
-    .router_spread = 1.0f,
-    .type = "Q8_0",
-    .seed = 3,
-};
-
-static int write_good_model(void **state)
-{
-    (void)state;
-    xmoe_error error = {0};
-    const char *folder = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
-    snprintf(good_path, sizeof good_path, "%s/xmoe-model-%d.gguf", folder, (int)getpid());
-    snprintf(bad_path, sizeof bad_path, "%s/xmoe-model-%d-bad.gguf", folder, (int)getpid());
-    if (xmoe_random_model_write(good_path, &shape, NULL, NULL, &error) == XMOE_OK)
-        return 0;
-    fprintf(stderr, "%s\n", error.message);
-    return -1;
-}
-
-static int remove_models(void **state)
-{
-    (void)state;
-    unlink(good_path);
-    unlink(bad_path);
-    return 0;
-}
-
-static xmoe_status load(const char *path, xmoe_model **model, xmoe_error *error)
-{
-    const xmoe_model_options options = {.threads = 1};
-    *error = (xmoe_error){0};
-    return xmoe_model_load(path, &options, model, error);
-}
-
-static xmoe_model *load_good(void)
-{
-    xmoe_model *model;
-    xmoe_error error;
-    if (load(good_path, &model, &error) != XMOE_OK)
-        fail_msg("%s", error.message);
-    return model;
-}
-
 /* --- figures, routing, tokens ----------------------------------------------------------------- */
 
 static void info_describes_the_file(void **state)
 {
     (void)state;
-    xmoe_model *model = load_good();
+    xmoe_model *model = model_load_good();
     const xmoe_model_info *info = xmoe_model_get_info(model);
     const uint64_t d = 64, ff = 96, eff = 32, experts = 6, vocabulary = 290, context = 48;
     const uint64_t attention = 4 * d * d + 4 * d + 4 * d, dense = 2 * d * ff + ff + d;
@@ -112,9 +58,9 @@ static void info_describes_the_file(void **state)
 static void embeddings_are_those_of_the_file(void **state)
 {
     (void)state;
-    xmoe_model *model = load_good();
+    xmoe_model *model = model_load_good();
     xm_gguf *file;
-    assert_int_equal(xm_gguf_open(good_path, &file, NULL), XMOE_OK);
+    assert_int_equal(xm_gguf_open(model_good, &file, NULL), XMOE_OK);
     const xm_gguf_tensor *tensor = xm_gguf_find_tensor(file, "token_embd.weight");
     const uint8_t *rows = tensor->data;
     for (int32_t row = 0; row < 290; row += 17) {
@@ -130,7 +76,7 @@ static void embeddings_are_those_of_the_file(void **state)
 static void routing_is_checked(void **state)
 {
     (void)state;
-    xmoe_model *model = load_good();
+    xmoe_model *model = model_load_good();
     const struct {
         xmoe_router router;
         const char *parameter; /* NULL: fine */
@@ -190,7 +136,7 @@ static void router_types_have_names(void **state)
 static void any_text_becomes_tokens_and_back(void **state)
 {
     (void)state;
-    xmoe_model *model = load_good();
+    xmoe_model *model = model_load_good();
     const char text[] = "the cab \xff\x01 \xe4\xbd\xa0<|endoftext|>";
     int32_t *tokens;
     size_t count, length = 0;
@@ -237,12 +183,12 @@ static void progress_is_told_and_obeyed(void **state)
     xmoe_model *model;
     xmoe_error error;
     xmoe_model_options options = {.progress = log_progress, .progress_context = &log};
-    assert_int_equal(xmoe_model_load(good_path, &options, &model, NULL), XMOE_OK);
+    assert_int_equal(xmoe_model_load(model_good, &options, &model, NULL), XMOE_OK);
     assert_int_equal(log.last, log.total);
     assert_int_equal(log.total, model->info.weight_bytes);
     xmoe_model_free(model);
     log = (progress_log){.stop_at = 1};
-    assert_int_equal(xmoe_model_load(good_path, &options, &model, &error), XMOE_ERROR_ARGUMENT);
+    assert_int_equal(xmoe_model_load(model_good, &options, &model, &error), XMOE_ERROR_ARGUMENT);
     assert_null(model);
 }
 
@@ -252,26 +198,12 @@ static void options_are_checked(void **state)
     xmoe_model *model;
     xmoe_error error;
     const xmoe_model_options options = {.isa = "mmx"};
-    assert_int_equal(xmoe_model_load(good_path, &options, &model, &error), XMOE_ERROR_ARGUMENT);
+    assert_int_equal(xmoe_model_load(model_good, &options, &model, &error), XMOE_ERROR_ARGUMENT);
     const xmoe_model_options crowded = {.threads = 1000000000};
-    assert_int_equal(xmoe_model_load(good_path, &crowded, &model, &error), XMOE_ERROR_ARGUMENT);
+    assert_int_equal(xmoe_model_load(model_good, &crowded, &model, &error), XMOE_ERROR_ARGUMENT);
     assert_string_equal(error.parameter, "threads");
-    assert_int_equal(load("/nowhere/model.gguf", &model, &error), XMOE_ERROR_IO);
+    assert_int_equal(model_load("/nowhere/model.gguf", &model, &error), XMOE_ERROR_IO);
     assert_non_null(strstr(error.message, "/nowhere/model.gguf"));
-}
-
-static uint8_t *read_file(const char *path, size_t *size)
-{
-    FILE *stream = fopen(path, "rb");
-    assert_non_null(stream);
-    fseek(stream, 0, SEEK_END);
-    *size = (size_t)ftell(stream);
-    rewind(stream);
-    uint8_t *bytes = malloc(*size);
-    assert_non_null(bytes);
-    assert_int_equal(fread(bytes, 1, *size, stream), *size);
-    fclose(stream);
-    return bytes;
 }
 
 /* --- random models ---------------------------------------------------------------------------- */
@@ -280,16 +212,16 @@ static void random_models_are_reproducible(void **state)
 {
     (void)state;
     size_t size, other_size;
-    uint8_t *bytes = read_file(good_path, &size);
-    assert_int_equal(xmoe_random_model_write(bad_path, &shape, NULL, NULL, NULL), XMOE_OK);
-    uint8_t *other = read_file(bad_path, &other_size);
+    uint8_t *bytes = model_read_file(model_good, &size);
+    assert_int_equal(xmoe_random_model_write(model_bad, &model_shape, NULL, NULL, NULL), XMOE_OK);
+    uint8_t *other = model_read_file(model_bad, &other_size);
     assert_int_equal(size, other_size);
     assert_memory_equal(bytes, other, size);
     free(other);
-    xmoe_random_model seeded = shape;
+    xmoe_random_model seeded = model_shape;
     seeded.seed++;
-    assert_int_equal(xmoe_random_model_write(bad_path, &seeded, NULL, NULL, NULL), XMOE_OK);
-    other = read_file(bad_path, &other_size);
+    assert_int_equal(xmoe_random_model_write(model_bad, &seeded, NULL, NULL, NULL), XMOE_OK);
+    other = model_read_file(model_bad, &other_size);
     assert_int_equal(size, other_size);
     assert_memory_not_equal(bytes, other, size);
     free(other);
@@ -302,13 +234,13 @@ static void random_model_shapes_are_checked(void **state)
     xmoe_error error;
     xmoe_random_model wrong;
 #define ASSERT_WRONG(field, value, name)                                                           \
-    wrong = shape;                                                                                 \
+    wrong = model_shape;                                                                           \
     wrong.field = value;                                                                           \
-    unlink(bad_path);                                                                              \
-    assert_int_equal(xmoe_random_model_write(bad_path, &wrong, NULL, NULL, &error),                \
+    unlink(model_bad);                                                                             \
+    assert_int_equal(xmoe_random_model_write(model_bad, &wrong, NULL, NULL, &error),               \
                      XMOE_ERROR_ARGUMENT);                                                         \
     assert_string_equal(error.parameter, name);                                                    \
-    assert_int_equal(access(bad_path, F_OK), -1)
+    assert_int_equal(access(model_bad, F_OK), -1)
     ASSERT_WRONG(context_length, 0, "context_length");
     ASSERT_WRONG(embedding_length, 48, "embedding_length");
     ASSERT_WRONG(embedding_length, -64, "embedding_length");
@@ -328,9 +260,9 @@ static void random_model_shapes_are_checked(void **state)
     ASSERT_WRONG(type, NULL, "type");
 #undef ASSERT_WRONG
     progress_log log = {.stop_at = 2};
-    assert_int_equal(xmoe_random_model_write(bad_path, &shape, log_progress, &log, &error),
+    assert_int_equal(xmoe_random_model_write(model_bad, &model_shape, log_progress, &log, &error),
                      XMOE_ERROR_ARGUMENT);
-    assert_int_equal(access(bad_path, F_OK), -1);
+    assert_int_equal(access(model_bad, F_OK), -1);
 }
 
 int main(void)
@@ -346,5 +278,5 @@ int main(void)
         cmocka_unit_test(random_models_are_reproducible),
         cmocka_unit_test(random_model_shapes_are_checked),
     };
-    return cmocka_run_group_tests(tests, write_good_model, remove_models);
+    return cmocka_run_group_tests(tests, model_write_good, model_remove_files);
 }

@@ -9,6 +9,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "model_fixture.h"
+
 #include "base/memory.h"
 #include "base/random.h"
 #include "model/model.h"
@@ -18,54 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-static char good_path[64], bad_path[64];
-
-/* Layers 0 and 2 dense, 1 and 3 MoE. */
-static const xmoe_random_model shape = {
-    .context_length = 48,
-    .embedding_length = 64,
-    .layer_count = 4,
-    .head_count = 4,
-    .feed_forward_length = 96,
-    .expert_count = 6,
-    .expert_feed_forward_length = 32,
-    .vocabulary_size = 290,
-    .moe_every = 2,
-    .router = {.type = XMOE_ROUTER_THRESHOLD, .threshold = 0.75f, .min_experts = 1},
-    .router_spread = 1.0f,
-    .type = "Q8_0",
-    .seed = 3,
-};
-
-static int write_good_model(void **state)
-{
-    (void)state;
-    xmoe_error error = {0};
-    /* Hundreds of files are written and synced: in memory, where there is such a place. */
-    const char *folder = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
-    snprintf(good_path, sizeof good_path, "%s/xmoe-load-%d.gguf", folder, (int)getpid());
-    snprintf(bad_path, sizeof bad_path, "%s/xmoe-load-%d-bad.gguf", folder, (int)getpid());
-    if (xmoe_random_model_write(good_path, &shape, NULL, NULL, &error) == XMOE_OK)
-        return 0;
-    fprintf(stderr, "%s\n", error.message);
-    return -1;
-}
-
-static int remove_models(void **state)
-{
-    (void)state;
-    unlink(good_path);
-    unlink(bad_path);
-    return 0;
-}
-
-static xmoe_status load(const char *path, xmoe_model **model, xmoe_error *error)
-{
-    const xmoe_model_options options = {.threads = 1};
-    *error = (xmoe_error){0};
-    return xmoe_model_load(path, &options, model, error);
-}
 
 /* --- edits of the good file ------------------------------------------------------------------- */
 
@@ -141,8 +95,8 @@ static void write_bad_model(const key_case *key, const tensor_edit *tensor)
     xm_gguf_writer *writer;
     xmoe_error error;
     const char *skip[] = {key != NULL ? key->key : NULL, NULL};
-    assert_int_equal(xm_gguf_open(good_path, &from, &error), XMOE_OK);
-    assert_int_equal(xm_gguf_writer_create(bad_path, &writer, &error), XMOE_OK);
+    assert_int_equal(xm_gguf_open(model_good, &from, &error), XMOE_OK);
+    assert_int_equal(xm_gguf_writer_create(model_bad, &writer, &error), XMOE_OK);
     xm_gguf_writer_copy_keys(writer, from, skip);
     if (key != NULL)
         write_edited_key(writer, key);
@@ -156,9 +110,9 @@ static void write_bad_model(const key_case *key, const tensor_edit *tensor)
 
 static void assert_refused(const char *first, const char *second)
 {
-    xmoe_model *model = (xmoe_model *)&shape; /* must become NULL */
+    xmoe_model *model = (xmoe_model *)&model_shape; /* must become NULL */
     xmoe_error error;
-    xmoe_status status = load(bad_path, &model, &error);
+    xmoe_status status = model_load(model_bad, &model, &error);
     if (status == XMOE_OK)
         fail_msg("a model with a wrong %s was loaded", first);
     assert_null(model);
@@ -254,7 +208,7 @@ static void absent_router_type_means_threshold(void **state)
     xmoe_model *model;
     xmoe_error error;
     write_bad_model(&edit, NULL);
-    assert_int_equal(load(bad_path, &model, &error), XMOE_OK);
+    assert_int_equal(model_load(model_bad, &model, &error), XMOE_OK);
     assert_int_equal(model->info.router.type, XMOE_ROUTER_THRESHOLD);
     assert_float_equal(model->info.router.threshold, 0.75, 0.0);
     xmoe_model_free(model);
@@ -272,7 +226,7 @@ static void wrong_tensors_are_named(void **state)
 {
     (void)state;
     xm_gguf *file;
-    assert_int_equal(xm_gguf_open(good_path, &file, NULL), XMOE_OK);
+    assert_int_equal(xm_gguf_open(model_good, &file, NULL), XMOE_OK);
     for (uint64_t i = 0; i < xm_gguf_tensor_count(file); i++) {
         const xm_gguf_tensor *tensor = xm_gguf_tensor_at(file, i);
         char name[80];
@@ -315,7 +269,7 @@ static void absent_output_is_tied(void **state)
     xmoe_model *model;
     xmoe_error error;
     write_bad_model(NULL, &(tensor_edit){.name = "output.weight", .drop = true});
-    assert_int_equal(load(bad_path, &model, &error), XMOE_OK);
+    assert_int_equal(model_load(model_bad, &model, &error), XMOE_OK);
     assert_ptr_equal(model->output.weight.data, model->token_embedding.data);
     xmoe_model_free(model);
 }
@@ -335,27 +289,13 @@ static void types_may_be_mixed(void **state)
             if (64 % traits[t].block_elements != 0) /* the width of the model */
                 continue;
             write_bad_model(NULL, &(tensor_edit){.name = names[i], .type = &traits[t]});
-            if (load(bad_path, &model, &error) != XMOE_OK)
+            if (model_load(model_bad, &model, &error) != XMOE_OK)
                 fail_msg("%s", error.message);
             xmoe_model_free(model);
         }
 }
 
 /* --- bytes ------------------------------------------------------------------------------------ */
-
-static uint8_t *read_file(const char *path, size_t *size)
-{
-    FILE *stream = fopen(path, "rb");
-    assert_non_null(stream);
-    fseek(stream, 0, SEEK_END);
-    *size = (size_t)ftell(stream);
-    rewind(stream);
-    uint8_t *bytes = malloc(*size);
-    assert_non_null(bytes);
-    assert_int_equal(fread(bytes, 1, *size, stream), *size);
-    fclose(stream);
-    return bytes;
-}
 
 static void write_file(const char *path, const uint8_t *bytes, size_t size)
 {
@@ -376,9 +316,9 @@ static void doubled_tensor_is_named(void **state)
 {
     (void)state;
     size_t size;
-    uint8_t *bytes = read_file(good_path, &size);
+    uint8_t *bytes = model_read_file(model_good, &size);
     memcpy(find_bytes(bytes, size, "blk.2.attn_norm.bias"), "blk.0.attn_norm.bias", 20);
-    write_file(bad_path, bytes, size);
+    write_file(model_bad, bytes, size);
     free(bytes);
     assert_refused("blk.0.attn_norm.bias", "");
 }
@@ -389,10 +329,10 @@ static void unread_type_is_named(void **state)
     const char *name = "blk.0.attn_output.weight";
     const uint32_t iq2_xxs = 16;
     size_t size;
-    uint8_t *bytes = read_file(good_path, &size);
+    uint8_t *bytes = model_read_file(model_good, &size);
     /* After the name: number of dimensions, two of them, type. */
     memcpy(find_bytes(bytes, size, name) + strlen(name) + 4 + 16, &iq2_xxs, sizeof iq2_xxs);
-    write_file(bad_path, bytes, size);
+    write_file(model_bad, bytes, size);
     free(bytes);
     assert_refused(name, "");
 }
@@ -403,7 +343,7 @@ static void flipped_bytes_do_no_harm(void **state)
 {
     (void)state;
     size_t size, refused = 0;
-    uint8_t *bytes = read_file(good_path, &size);
+    uint8_t *bytes = model_read_file(model_good, &size);
     size_t header = (size_t)(find_bytes(bytes, size, "output.weight") - bytes) + 64;
     for (uint64_t round = 0; round < 1500; round++) {
         uint8_t old[3];
@@ -415,8 +355,8 @@ static void flipped_bytes_do_no_harm(void **state)
             old[i] = bytes[at[i]];
             bytes[at[i]] ^= (uint8_t)(1 + xm_random_bits(1, round, 2 * i + 1) % 255);
         }
-        write_file(bad_path, bytes, size);
-        if (load(bad_path, &model, &error) == XMOE_OK) {
+        write_file(model_bad, bytes, size);
+        if (model_load(model_bad, &model, &error) == XMOE_OK) {
             xmoe_model_free(model);
         } else {
             refused++;
@@ -439,13 +379,13 @@ static void names_are_text(void **state)
     xmoe_model *model;
     xmoe_error error;
     write_bad_model(&(key_case){.key = "general.name", .edit = DROP}, NULL);
-    assert_int_equal(load(bad_path, &model, &error), XMOE_OK);
-    assert_non_null(strstr(bad_path, model->info.name));
+    assert_int_equal(model_load(model_bad, &model, &error), XMOE_OK);
+    assert_non_null(strstr(model_bad, model->info.name));
     assert_null(strchr(model->info.name, '/'));
     assert_null(strstr(model->info.name, ".gguf"));
     xmoe_model_free(model);
     write_bad_model(&(key_case){.key = "general.name", .edit = AS_STRING, .text = "a\xff z"}, NULL);
-    assert_int_equal(load(bad_path, &model, &error), XMOE_OK);
+    assert_int_equal(model_load(model_bad, &model, &error), XMOE_OK);
     assert_string_equal(model->info.name, "a\xef\xbf\xbd z");
     xmoe_model_free(model);
 }
@@ -460,7 +400,7 @@ static void lack_of_memory_is_reported(void **state)
         xmoe_model *model;
         xmoe_error error = {0};
         xm_memory_fail_after(failures);
-        status = xmoe_model_load(good_path, &options, &model, &error);
+        status = xmoe_model_load(model_good, &options, &model, &error);
         xm_memory_fail_after(-1);
         if (status != XMOE_OK && status != XMOE_ERROR_MEMORY)
             fail_msg("allocation %d: %s", failures, error.message);
@@ -485,5 +425,5 @@ int main(void)
         cmocka_unit_test(names_are_text),
         cmocka_unit_test(lack_of_memory_is_reported),
     };
-    return cmocka_run_group_tests(tests, write_good_model, remove_models);
+    return cmocka_run_group_tests(tests, model_write_good, model_remove_files);
 }

@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "usage_identities.h"
+
 #include "base/memory.h"
 #include "base/random.h"
 #include "serve/usage.h"
@@ -128,27 +130,10 @@ static void random_step(xm_usage *usage, uint64_t seed, naive_usage *naive)
 
 /* --- checks ----------------------------------------------------------------------------------- */
 
-static void assert_identities(const xmoe_usage *usage)
-{
-    for (int32_t i = 0; i < usage->layer_count; i++) {
-        const xmoe_layer_usage *l = &usage->layers[i];
-        uint64_t counts = 0, weighted = 0, tokens = 0;
-        for (int32_t e = 0; e < l->experts; e++)
-            counts += l->counts[e];
-        for (int32_t n = 0; n <= l->experts; n++) {
-            weighted += (uint64_t)n * l->active_histogram[n];
-            tokens += l->active_histogram[n];
-        }
-        assert_int_equal(counts, l->activations);
-        assert_int_equal(weighted, l->activations);
-        assert_int_equal(tokens, l->tokens);
-    }
-}
-
 static void assert_matches(const xmoe_usage *usage, const naive_usage *naive)
 {
     assert_int_equal(usage->layer_count, LAYERS);
-    assert_identities(usage);
+    usage_assert_identities(usage);
     for (int32_t i = 0; i < LAYERS; i++) {
         const xmoe_layer_usage *l = &usage->layers[i];
         const naive_layer *n = &naive->layers[usage->phase][i];
