@@ -9,32 +9,27 @@ export LC_ALL=C
 parts=${XMOE_TESTS:-tools address thread plain}
 threaded="base moe scheduler engine server"
 passed=0 failed=0 skipped=0
-results=$(mktemp -d)
-export results
-trap 'rm -rf "$results"' EXIT
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 
-# run_binary PATH: prints its failures and totals, in one piece as others run beside it; leaves
-# "PASSED FAILED" in a file of $results.
+# run_binary PATH: prints its failures and totals; adds to the sums.
 run_binary() {
-    local started=$SECONDS status=0 result=$results/${1//\//-} good bad
-    timeout 300 "$1" >"$result.log" 2>&1 || status=$?
-    good=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test.*/\1/p' "$result.log" | awk '{n += $1} END {print n + 0}')
-    bad=$(sed -n 's/^\[  FAILED  \] \([0-9]*\) test.*/\1/p' "$result.log" | awk '{n += $1} END {print n + 0}')
+    local started=$SECONDS status=0
+    timeout 300 "$1" >"$log" 2>&1 || status=$?
+    local good bad
+    good=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test.*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
+    bad=$(sed -n 's/^\[  FAILED  \] \([0-9]*\) test.*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
     if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ]; then
         bad=1
     fi
-    {
-        grep -h 'SKIPPED' "$result.log"
-        if [ "$status" -ne 0 ]; then
-            tail -n 60 "$result.log"
-            echo "$1: exit status $status"
-        fi
-        echo "$1: $good passed, $bad failed ($((SECONDS - started)) s)"
-    } >"$result.report"
-    cat "$result.report"
-    echo "$good $bad" >"$result"
+    grep -h 'SKIPPED' "$log"
+    if [ "$status" -ne 0 ]; then
+        tail -n 60 "$log"
+        echo "$1: exit status $status"
+    fi
+    passed=$((passed + good)) failed=$((failed + bad))
+    echo "$1: $good passed, $bad failed ($((SECONDS - started)) s)"
 }
-export -f run_binary
 
 # run_suite SANITIZER [NAME...]: builds and runs the unit tests whose names begin so (none: all).
 run_suite() {
@@ -50,12 +45,8 @@ run_suite() {
         failed=$((failed + 1))
         return
     fi
-    # A test's threads are few and often wait: as many tests at a time as there are CPUs.
-    printf '%s\n' "${targets[@]}" | xargs -P "$(nproc)" -I{} bash -c 'run_binary {}'
-    local good bad
     for name in "${targets[@]}"; do
-        read -r good bad <"$results/${name//\//-}" || good=0 bad=1
-        passed=$((passed + good)) failed=$((failed + bad))
+        run_binary "$name"
     done
 }
 
