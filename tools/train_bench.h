@@ -8,8 +8,8 @@
 #include "train/trainer.h"
 
 /* Prints a table to stdout; the layer's shape, its rows (those of a group), router, capacity and
- * threads are the options', the experts those of architecture xmoe, the router a softmax of one view;
- * others are refused. Returns an exit status. */
+ * threads are the options', the experts those of architecture xmoe, the router a softmax of one
+ * view; others are refused. Returns an exit status. */
 int train_bench(const xm_trainer_options *options);
 
 #endif
