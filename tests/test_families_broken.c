@@ -11,6 +11,7 @@
 
 #include "base/random.h"
 #include "family_fixture.h"
+#include "model_fixture.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -283,16 +284,7 @@ static char *read_good_file(const family_fixture *f, size_t *length)
 {
     family_file good = good_file();
     family_write(f, &good);
-    FILE *file = fopen(family_path, "rb");
-    assert_non_null(file);
-    assert_int_equal(fseek(file, 0, SEEK_END), 0);
-    *length = (size_t)ftell(file);
-    rewind(file);
-    char *bytes = malloc(*length);
-    assert_non_null(bytes);
-    assert_int_equal(fread(bytes, 1, *length, file), *length);
-    fclose(file);
-    return bytes;
+    return (char *)model_read_file(family_path, length);
 }
 
 static void write_bytes(const char *bytes, size_t length)

@@ -32,15 +32,14 @@ static attention_job make_job(const xm_compute *compute, const xm_attention_shap
                            .shape = *shape,
                            .qkv = qkv,
                            .scratch = scratch,
-                           .blocks = (shape->length + QUERIES - 1) / QUERIES,
+                           .blocks = xm_task_count(shape->length, QUERIES),
                            .head_size = head_size,
                            .scale = 1.0f / sqrtf((float)head_size)};
 }
 
 static int32_t block_queries(const attention_job *job, int32_t block)
 {
-    int32_t left = job->shape.length - block * QUERIES;
-    return left < QUERIES ? left : QUERIES;
+    return xm_task_end(job->shape.length, QUERIES, block) - block * QUERIES;
 }
 
 size_t xm_attention_scratch(const xm_attention_shape *shape)
