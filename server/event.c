@@ -81,7 +81,8 @@ static void copy_usage(block *memory, const xmoe_event *from, xmoe_event *to)
     to->usage = copy;
 }
 
-static void lay_out(block *memory, const xmoe_event *from, size_t prompt_length, xmoe_event *to)
+/* Returns the bytes before the routed experts. */
+static size_t lay_out(block *memory, const xmoe_event *from, size_t prompt_length, xmoe_event *to)
 {
     size_t top = (size_t)from->top_count;
     to->text = take(memory, from->text, from->text_length);
@@ -93,8 +94,10 @@ static void lay_out(block *memory, const xmoe_event *from, size_t prompt_length,
     to->error = take(memory, from->error, sizeof *from->error);
     to->embedding =
         take(memory, from->embedding, (size_t)from->embedding_length * sizeof *from->embedding);
-    copy_routed(memory, from, to);
     copy_usage(memory, from, to);
+    size_t bytes = memory->used;
+    copy_routed(memory, from, to);
+    return bytes;
 }
 
 xm_event *xm_event_copy(const xmoe_event *event, int32_t prompt, size_t prompt_length)
@@ -105,9 +108,8 @@ xm_event *xm_event_copy(const xmoe_event *event, int32_t prompt, size_t prompt_l
     xmoe_event ignored = header.event;
     block memory = {0};
     take(&memory, &header, sizeof header);
-    lay_out(&memory, event, prompt_length, &ignored);
+    header.bytes = lay_out(&memory, event, prompt_length, &ignored);
 
-    header.bytes = memory.used;
     memory = (block){malloc(memory.used), 0};
     if (!memory.base)
         return NULL;

@@ -12,7 +12,8 @@
 typedef struct xm_event xm_event;
 struct xm_event {
     xm_event *next;
-    size_t bytes;     /* of the block */
+    size_t bytes;     /* of the block, routed experts aside: the request asked for them all at once,
+                       * and they say nothing about how fast its client reads */
     int32_t prompt;   /* which of the HTTP request's prompts */
     xmoe_event event; /* its pointers lead into the block */
 };

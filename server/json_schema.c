@@ -11,8 +11,12 @@
 
 #include "json_schema_parts.h"
 
-#define DEPTH 100  /* of schemas within schemas */
-#define PARTS 5000 /* of allOf, those of parts included */
+#define DEPTH      100      /* of schemas within schemas */
+#define WORK       67108864 /* see xm_schema_spend: half a second */
+#define PART_WORK  1024     /* of a part of allOf, what it holds aside */
+#define NODE_WORK  64       /* of copying a value of JSON, its text aside */
+#define TEXT_BYTES 8388608  /* of the rules of one grammar */
+#define TYPES      7        /* that JSON has, integer included */
 
 /* --- failure and paths ------------------------------------------------------------------------ */
 
@@ -29,6 +33,13 @@ bool xm_schema_fail(xm_schema_builder *b, const char *format, ...)
 bool xm_schema_no_memory(xm_schema_builder *b)
 {
     return xm_problem_set(b->problem, 503, "out_of_memory", NULL, "out of memory");
+}
+
+bool xm_schema_spend(xm_schema_builder *b, size_t work)
+{
+    b->rules->work += work;
+    return b->rules->work <= WORK ||
+           xm_schema_fail(b, "with its references and 'allOf' the schema is too large");
 }
 
 size_t xm_schema_down(xm_schema_builder *b, const char *key, int index)
@@ -201,11 +212,14 @@ bool xm_schema_rule(xm_schema_builder *b, const cJSON *schema, xm_text *out)
 
 /* --- references ------------------------------------------------------------------------------- */
 
-/* The part of the document at a JSON pointer; NULL if there is none. */
-static const cJSON *follow(const cJSON *at, const char *pointer)
+/* The part of the document at a JSON pointer; NULL if there is none, or with a problem. */
+static const cJSON *follow(xm_schema_builder *b, const char *pointer)
 {
+    const cJSON *at = b->root;
     while (at && *pointer == '/') {
         char key[256];
+        if (!xm_schema_spend(b, (size_t)cJSON_GetArraySize(at)))
+            return NULL;
         size_t length = 0;
         for (pointer++; *pointer && *pointer != '/' && length + 1 < sizeof key; pointer++) {
             char c = *pointer;
@@ -222,8 +236,8 @@ static const cJSON *follow(const cJSON *at, const char *pointer)
 static const cJSON *resolve(xm_schema_builder *b, const cJSON *reference)
 {
     const char *text = cJSON_IsString(reference) ? reference->valuestring : "";
-    const cJSON *target = text[0] == '#' ? follow(b->root, text + 1) : NULL;
-    if (!target)
+    const cJSON *target = text[0] == '#' ? follow(b, text + 1) : NULL;
+    if (!target && !b->problem->status)
         xm_schema_fail(b,
                        "'$ref' leads nowhere: '%.100s' (only references within the schema, "
                        "such as '#/$defs/name', are supported)",
@@ -236,7 +250,7 @@ static bool write_reference(xm_schema_builder *b, const cJSON *schema, xm_text *
 {
     const cJSON *target = resolve(b, member_of(schema, "$ref"));
     size_t i = 0;
-    if (!target || !only(b, schema, "$ref", "nullable"))
+    if (!target || !only(b, schema, "$ref", "nullable") || !xm_schema_spend(b, b->target_count))
         return false;
     while (i < b->target_count && b->targets[i].schema != target)
         i++;
@@ -309,8 +323,27 @@ static bool write_choice(xm_schema_builder *b, const cJSON *schema, const char *
     return true;
 }
 
+/* Pays for a copy of the value, or for comparing it with another: cJSON looks for each member of an
+ * object among all of the other's. */
+static bool pay_for(xm_schema_builder *b, const cJSON *value)
+{
+    size_t members = (size_t)cJSON_GetArraySize(value), work = NODE_WORK + members;
+    if (cJSON_IsObject(value))
+        work += members * members;
+    if (cJSON_IsString(value))
+        work += strlen(value->valuestring);
+    if (!xm_schema_spend(b, work))
+        return false;
+    for (const cJSON *item = value->child; item; item = item->next)
+        if (!pay_for(b, item))
+            return false;
+    return true;
+}
+
 static bool add_copy(xm_schema_builder *b, cJSON *to, const cJSON *item)
 {
+    if (!pay_for(b, item))
+        return false;
     cJSON *copy = cJSON_Duplicate(item, true);
     if (copy && item->string ? cJSON_AddItemToObject(to, item->string, copy)
                              : copy && cJSON_AddItemToArray(to, copy))
@@ -319,12 +352,46 @@ static bool add_copy(xm_schema_builder *b, cJSON *to, const cJSON *item)
     return xm_schema_no_memory(b);
 }
 
-static bool has_text(const cJSON *list, const cJSON *text)
+static bool is_equal(xm_schema_builder *b, const cJSON *value, const cJSON *other, bool *equal)
 {
-    for (const cJSON *item = list->child; item; item = item->next)
-        if (cJSON_Compare(item, text, true))
-            return true;
-    return false;
+    *equal = false;
+    if (!pay_for(b, value))
+        return false;
+    *equal = cJSON_Compare(value, other, true);
+    return true;
+}
+
+/* Each of these properties that `known` does not have joins it. */
+static bool merge_properties(xm_schema_builder *b, cJSON *known, const cJSON *properties)
+{
+    for (const cJSON *item = properties->child; item; item = item->next) {
+        if (!xm_schema_spend(b, (size_t)cJSON_GetArraySize(known)))
+            return false;
+        const cJSON *same = member_of(known, item->string);
+        bool equal = true;
+        if (!(same ? is_equal(b, item, same, &equal) : add_copy(b, known, item)))
+            return false;
+        if (!equal)
+            return xm_schema_fail(b, "'allOf' gives property '%.60s' two schemas", item->string);
+    }
+    return true;
+}
+
+/* Each of these names that `known` does not have joins it. */
+static bool merge_required(xm_schema_builder *b, cJSON *known, const cJSON *required)
+{
+    for (const cJSON *item = required->child; item; item = item->next) {
+        const cJSON *same = known->child;
+        if (!xm_schema_spend(b, (size_t)cJSON_GetArraySize(known)))
+            return false;
+        if (!cJSON_IsString(item))
+            return xm_schema_fail(b, "'required' must hold strings");
+        while (same && !(cJSON_IsString(same) && strcmp(same->valuestring, item->valuestring) == 0))
+            same = same->next;
+        if (!same && !add_copy(b, known, item))
+            return false;
+    }
+    return true;
 }
 
 /* One keyword of a part of allOf joins what the parts before it had. */
@@ -338,31 +405,22 @@ static bool merge_member(xm_schema_builder *b, cJSON *merged, const cJSON *membe
                               XM_SCHEMA_MEMBERS);
     if (!known)
         return add_copy(b, merged, member);
-    if (strcmp(member->string, "properties") == 0 && cJSON_IsObject(member)) {
-        for (const cJSON *item = member->child; item; item = item->next) {
-            const cJSON *same = member_of(known, item->string);
-            if (same && !cJSON_Compare(same, item, true))
-                return xm_schema_fail(b, "'allOf' gives property '%.60s' two schemas",
-                                      item->string);
-            if (!same && !add_copy(b, known, item))
-                return false;
-        }
-        return true;
-    }
-    if (strcmp(member->string, "required") == 0 && cJSON_IsArray(member)) {
-        for (const cJSON *item = member->child; item; item = item->next)
-            if (!has_text(known, item) && !add_copy(b, known, item))
-                return false;
-        return true;
-    }
-    return cJSON_Compare(known, member, true) ||
-           xm_schema_fail(b, "'allOf' has two different '%.60s'", member->string);
+    if (strcmp(member->string, "properties") == 0 && cJSON_IsObject(member))
+        return merge_properties(b, known, member);
+    if (strcmp(member->string, "required") == 0 && cJSON_IsArray(member))
+        return merge_required(b, known, member);
+    bool equal;
+    if (!is_equal(b, member, known, &equal))
+        return false;
+    return equal || xm_schema_fail(b, "'allOf' has two different '%.60s'", member->string);
 }
 
 static bool merge_part(xm_schema_builder *b, cJSON *merged, const cJSON *part, int depth)
 {
-    if (depth > DEPTH || ++b->parts > PARTS)
+    if (depth > DEPTH)
         return xm_schema_fail(b, "'allOf' is nested too deeply");
+    if (!xm_schema_spend(b, PART_WORK))
+        return false;
     for (; part && cJSON_IsObject(part) && member_of(part, "$ref"); depth++) {
         if (depth > DEPTH)
             return xm_schema_fail(b, "'$ref' goes round in circles");
@@ -480,6 +538,8 @@ static bool write_schema(xm_schema_builder *b, const cJSON *schema, int kinds, x
 {
     static const char *const choices[] = {"anyOf", "oneOf"}, *const values[] = {"enum", "const"};
     const cJSON *type = member_of(schema, "type");
+    if (cJSON_GetArraySize(type) > TYPES)
+        return xm_schema_fail(b, "'type' has more than %d entries", TYPES);
     if (member_of(schema, "$ref"))
         return write_reference(b, schema, out);
     if (member_of(schema, "allOf"))
@@ -521,7 +581,8 @@ bool xm_schema_value(xm_schema_builder *b, const cJSON *schema, xm_text *out)
         return false;
     xm_text_puts(out, nullable ? ") " : "");
     b->depth--;
-    return true;
+    return b->rules->text.length + out->length <= TEXT_BYTES ||
+           xm_schema_fail(b, "the schema makes too large a grammar");
 }
 
 /* --- the whole -------------------------------------------------------------------------------- */

@@ -36,6 +36,7 @@
 typedef struct {
     xm_text text;
     unsigned shared; /* which of the rules that all schemas share are needed */
+    size_t work;     /* spent on all of them, see xm_schema_spend */
 } xm_schema_rules;
 
 /* Appends the rule `name` ([a-z0-9-]+, not beginning with "json-") for a schema, and rules that it

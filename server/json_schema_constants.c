@@ -4,12 +4,13 @@
  */
 #include "json_schema_parts.h"
 
+#include <math.h>
 #include <string.h>
 
 static const char *type_of(const cJSON *value)
 {
     if (cJSON_IsNumber(value))
-        return value->valuedouble == (double)(int64_t)value->valuedouble ? "integer" : "number";
+        return floor(value->valuedouble) == value->valuedouble ? "integer" : "number";
     return cJSON_IsObject(value)   ? "object"
            : cJSON_IsArray(value)  ? "array"
            : cJSON_IsString(value) ? "string"

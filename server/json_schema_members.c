@@ -246,9 +246,12 @@ static bool check_names(xm_schema_builder *b, const cJSON *properties, const cJS
         return xm_schema_fail(b, "'properties' must be an object");
     if (required && !cJSON_IsArray(required))
         return xm_schema_fail(b, "'required' must be a list");
-    if (cJSON_GetArraySize(properties) > XM_SCHEMA_MEMBERS ||
-        cJSON_GetArraySize(required) > XM_SCHEMA_MEMBERS)
+    size_t members = (size_t)cJSON_GetArraySize(properties);
+    size_t names = (size_t)cJSON_GetArraySize(required);
+    if (members > XM_SCHEMA_MEMBERS || names > XM_SCHEMA_MEMBERS)
         return xm_schema_fail(b, "more than %d members are named", XM_SCHEMA_MEMBERS);
+    if (!xm_schema_spend(b, 2 * members * names))
+        return false;
     for (const cJSON *item = required ? required->child : NULL; item; item = item->next) {
         if (!cJSON_IsString(item))
             return xm_schema_fail(b, "'required' must hold strings");

@@ -33,7 +33,6 @@ typedef struct {
     size_t target_count, target_capacity, written;
     cJSON **merged; /* schemas made of allOf; owned */
     size_t merged_count;
-    int parts;      /* of allOf, treated so far */
     char path[256]; /* of the schema being read, as a JSON pointer */
     int depth;      /* of schemas within schemas */
     xm_problem *problem;
@@ -61,6 +60,10 @@ void xm_schema_share(xm_schema_builder *builder, xm_text *out, xm_shared_rule ru
 bool xm_schema_fail(xm_schema_builder *builder, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 bool xm_schema_no_memory(xm_schema_builder *builder);
+
+/* Charges `work`, in comparisons of two names or bytes copied, to the rules under way. False where
+ * they have had too much: references and allOf can ask for far more than the request has bytes. */
+bool xm_schema_spend(xm_schema_builder *builder, size_t work);
 
 /* Goes down to a part of the schema, named by key or index (key NULL); returns what xm_schema_up
  * needs. */

@@ -29,6 +29,14 @@ static bool read_bound(const cJSON *object, const char *key, int32_t minimum, in
     return xm_json_read_int32(object, key, minimum, INT32_MAX, value, problem);
 }
 
+void xm_router_imply_type(xmoe_router *router, bool threshold, bool top_k)
+{
+    if (threshold && !top_k && router->type != XMOE_ROUTER_SIGMOID)
+        router->type = XMOE_ROUTER_THRESHOLD;
+    if (top_k && !threshold)
+        router->type = XMOE_ROUTER_TOP_K;
+}
+
 static bool read_router(const cJSON *object, xmoe_router *router, xm_problem *problem)
 {
     const char *type = NULL;
@@ -45,12 +53,9 @@ static bool read_router(const cJSON *object, xmoe_router *router, xm_problem *pr
         return xm_problem_field(
             problem, "type", "'type' must be one of: threshold, top_k, dense, sigmoid; not '%.40s'",
             type);
-    bool threshold = xm_json_member(object, "threshold") != NULL;
-    bool top_k = xm_json_member(object, "top_k") != NULL;
-    if (!type && threshold && !top_k && router->type != XMOE_ROUTER_SIGMOID) /* whose dial it is */
-        router->type = XMOE_ROUTER_THRESHOLD;
-    if (!type && top_k && !threshold)
-        router->type = XMOE_ROUTER_TOP_K;
+    if (!type)
+        xm_router_imply_type(router, xm_json_member(object, "threshold") != NULL,
+                             xm_json_member(object, "top_k") != NULL);
     return true;
 }
 

@@ -9,11 +9,14 @@
 #include "xmoe.h"
 
 /* Applies the members that `router` has to every MoE layer of *routing, then those of its "layers".
- * Where no type is given, a threshold or a top_k alone asks for its type; a threshold is also type
- * sigmoid's. Problems name the member as prefix + "threshold" and so on. The result is checked
- * against the model. */
+ * Where no type is given, it is implied (below). Problems name the member as prefix + "threshold"
+ * and so on. The result is checked against the model. */
 bool xm_router_apply(const xmoe_model *model, const cJSON *router, const char *prefix,
                      xmoe_routing *routing, xm_problem *problem);
+
+/* Gives the router the type whose dial was set, where that is one dial and no type was: a threshold
+ * is also type sigmoid's. */
+void xm_router_imply_type(xmoe_router *router, bool threshold, bool top_k);
 
 /* The first MoE layer's routing, and in "layers" those that differ from it. */
 void xm_router_write(const xmoe_model *model, const xmoe_routing *routing, xm_json *json,

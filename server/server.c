@@ -19,6 +19,7 @@
 #include "log.h"
 #include "metrics.h"
 #include "response_format.h"
+#include "router_json.h"
 #include "snapshots.h"
 #include "trace_writer.h"
 #include "watch.h"
@@ -95,7 +96,9 @@ static xmoe_status apply_router(xm_server *server, const xm_settings *settings, 
     xmoe_model_default_routing(server->model, &routing);
     for (int32_t layer = 0; layer < routing.layer_count; layer++) {
         xmoe_router *router = &routing.layers[layer];
-        xmoe_router_type_parse(settings->router_type, &router->type); /* "model" changes nothing */
+        if (!xmoe_router_type_parse(settings->router_type, &router->type)) /* "model" */
+            xm_router_imply_type(router, settings->router_threshold > 0,
+                                 settings->router_top_k > 0);
         if (settings->router_threshold > 0)
             router->threshold = (float)settings->router_threshold;
         if (settings->router_top_k > 0)

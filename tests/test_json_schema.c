@@ -224,6 +224,54 @@ static void hostile_schemas_stay_bounded(void **state)
     xmoe_grammar_free(grammar);
 }
 
+/* A short text can ask for many copies of a long part, or many comparisons with it. */
+static void parts_that_are_used_often_are_bounded(void **state)
+{
+    (void)state;
+    enum { ENTRIES = 2000, USES = 4000 };
+    static char text[1000000];
+    xm_problem problem;
+    char *at = text + sprintf(text, "{\"$defs\": {\"a\": {\"enum\": [");
+    for (int i = 0; i < ENTRIES; i++)
+        at += sprintf(at, "%s\"%0300d\"", i ? ", " : "", i);
+    at += sprintf(at, "]}}, \"anyOf\": [");
+    for (int i = 0; i < USES; i++)
+        at += sprintf(at, "%s{\"allOf\": [{\"$ref\": \"#/$defs/a\"}]}", i ? ", " : "");
+    sprintf(at, "]}");
+    assert_null(schema_grammar(text, &problem));
+    assert_non_null(strstr(problem.message, "too large a grammar"));
+
+    at = text + sprintf(text, "{\"$defs\": {\"a\": {\"required\": [");
+    for (int i = 0; i < ENTRIES; i++)
+        at += sprintf(at, "%s\"p%d\"", i ? ", " : "", i);
+    at += sprintf(at, "], \"properties\": {");
+    for (int i = 0; i < ENTRIES; i++)
+        at += sprintf(at, "%s\"p%d\": {}", i ? ", " : "", i);
+    at += sprintf(at, "}}}, \"allOf\": [");
+    for (int i = 0; i < USES; i++)
+        at += sprintf(at, "%s{\"$ref\": \"#/$defs/a\"}", i ? ", " : "");
+    sprintf(at, "]}");
+    assert_null(schema_grammar(text, &problem));
+    assert_non_null(strstr(problem.message, "is too large"));
+
+    at = text + sprintf(text, "{\"properties\": {\"a\": {}}, \"type\": [");
+    for (int i = 0; i < USES; i++)
+        at += sprintf(at, "%s\"object\"", i ? ", " : "");
+    sprintf(at, "]}");
+    assert_null(schema_grammar(text, &problem));
+    assert_non_null(strstr(problem.message, "more than 7 entries"));
+}
+
+static void large_numbers_are_integers(void **state)
+{
+    (void)state;
+    xm_problem problem;
+    xmoe_grammar *grammar = schema_grammar("{\"type\": \"integer\", \"enum\": [1e300]}", &problem);
+    assert_non_null(grammar);
+    assert_int_equal(grammar_match(grammar, "1e+300", 6), GRAMMAR_ENDS);
+    xmoe_grammar_free(grammar);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -231,6 +279,8 @@ int main(void)
         cmocka_unit_test(blanks_are_bounded),
         cmocka_unit_test(what_is_not_supported_is_refused_by_name),
         cmocka_unit_test(hostile_schemas_stay_bounded),
+        cmocka_unit_test(parts_that_are_used_often_are_bounded),
+        cmocka_unit_test(large_numbers_are_integers),
     };
     return cmocka_run_group_tests(tests, grammar_make_vocabulary, grammar_free_vocabulary);
 }

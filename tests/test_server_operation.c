@@ -47,6 +47,39 @@ static void health_and_description(void **state)
     http_free(&head);
 }
 
+static void write_top_k(xm_gguf_writer *writer)
+{
+    xm_gguf_writer_string(writer, "xmoe.router.type", "top_k");
+    xm_gguf_writer_u32(writer, "xmoe.expert_used_count", 2);
+}
+
+/* A dial in the settings works as it does in a request: it brings its type. */
+static void settings_turn_the_dial(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *flags[5], *type, *dial; /* NULL: the type has none */
+        double value;
+    } cases[] = {
+        {{NULL}, "top_k", "top_k", 2},
+        {{"--router-threshold", "0.5", NULL}, "threshold", "threshold", 0.5},
+        {{"--router-top-k", "3", NULL}, "top_k", "top_k", 3},
+        {{"--router-type", "dense", "--router-threshold", "0.5", NULL}, "dense", NULL, 0},
+    };
+    static const char *const skip[] = {"xmoe.router.type", NULL};
+    server_rewrite_model(skip, write_top_k);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        server_child child = server_start(cases[i].flags);
+        cJSON *router = server_get_json(&child, "/v1/router", 200);
+        assert_string_equal(cJSON_GetStringValue(cJSON_GetObjectItem(router, "type")),
+                            cases[i].type);
+        if (cases[i].dial)
+            assert_true(json_number(router, cases[i].dial) == cases[i].value);
+        cJSON_Delete(router);
+        assert_int_equal(server_stop(&child, SIGTERM), 0);
+    }
+}
+
 /* The page's nonce: 32 digits, the same in the policy and over style and script. */
 static void read_nonce(const http_answer *page, char nonce[33])
 {
@@ -464,6 +497,7 @@ int main(void)
         cmocka_unit_test(origins_are_told),
         cmocka_unit_test(request_ids),
         cmocka_unit_test(slow_requests_get_408),
+        cmocka_unit_test(settings_turn_the_dial),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }

@@ -74,6 +74,13 @@ static void readme_lists_every_setting(void **state)
         char *line = strndup(row + 1, strcspn(row + 1, "\n"));
         snprintf(value, sizeof value, "| `%s` |", setting->default_text);
         assert_true(!setting->default_text[0] || strstr(line, value));
+        for (const char *word = setting->choices; word && *word; word += strspn(word, " ")) {
+            size_t length = strcspn(word, " ");
+            snprintf(value, sizeof value, "`%.*s`", (int)length, word);
+            if (!strstr(line, value))
+                fail_msg("%s: config/README.md lacks %s", setting->name, value);
+            word += length;
+        }
         if (!strstr(line, setting->help))
             fail_msg("%s: config/README.md says otherwise than --help", setting->name);
         free(line);

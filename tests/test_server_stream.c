@@ -12,6 +12,8 @@
 
 #include "server_fixture.h"
 
+#include "../server/event.h"
+
 #define RUNNING "xmoe_num_requests_running{model_name=\"model\"}"
 #define BLOCKS  "xmoe_kv_blocks_used{model_name=\"model\"}"
 #define ABORTED "xmoe_request_success_total{model_name=\"model\",finished_reason=\"abort\"}"
@@ -208,6 +210,33 @@ static void slow_reader_is_cut_alone(void **state)
     close(fd);
 }
 
+/* What the request itself asked for is no sign of a slow reader, much as it is. */
+static void routed_experts_cut_nothing(void **state)
+{
+    (void)state;
+    enum { POSITIONS = 500, LAYERS = 2 };
+    uint16_t counts[POSITIONS * LAYERS], experts[POSITIONS * LAYERS];
+    float weights[POSITIONS * LAYERS];
+    for (int i = 0; i < POSITIONS * LAYERS; i++) {
+        counts[i] = 1;
+        experts[i] = (uint16_t)i;
+        weights[i] = (float)i;
+    }
+    const xmoe_routed_experts routed = {0, POSITIONS, LAYERS, counts, experts, weights};
+    xmoe_event event = {.kind = XMOE_EVENT_CHOICE, .text = "end", .text_length = 3};
+    xm_event *plain = xm_event_copy(&event, 0, 1);
+    event.routed = &routed;
+    xm_event *copy = xm_event_copy(&event, 0, 1);
+    assert_true(plain && copy);
+    assert_int_equal(copy->bytes, plain->bytes);
+    assert_memory_equal(copy->event.text, "end", 3);
+    assert_memory_equal(copy->event.routed->counts, counts, sizeof counts);
+    assert_memory_equal(copy->event.routed->experts, experts, sizeof experts);
+    assert_memory_equal(copy->event.routed->weights, weights, sizeof weights);
+    free(plain);
+    free(copy);
+}
+
 /* A stream that has nothing to say is kept alive by comments. */
 static void quiet_stream_pings(void **state)
 {
@@ -357,6 +386,7 @@ int main(void)
         cmocka_unit_test(hang_up_ends_a_stream),
         cmocka_unit_test(hang_up_ends_a_waiting_request),
         cmocka_unit_test(slow_reader_is_cut_alone),
+        cmocka_unit_test(routed_experts_cut_nothing),
         cmocka_unit_test(quiet_stream_pings),
         cmocka_unit_test(usage_stream_adds_up),
         cmocka_unit_test(usage_stream_keeps_its_interval),
