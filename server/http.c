@@ -95,6 +95,12 @@ static enum MHD_Result queue(xm_exchange *exchange, struct MHD_Response *respons
     return result;
 }
 
+/* MHD closes the connection when the socket has taken nothing for so long; 0: never. */
+static void limit_stall(struct MHD_Connection *connection, int64_t seconds)
+{
+    MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned)seconds);
+}
+
 static enum MHD_Result queue_reply(xm_exchange *exchange)
 {
     pthread_mutex_lock(&exchange->lock);
@@ -110,6 +116,7 @@ static enum MHD_Result queue_reply(xm_exchange *exchange)
         response = MHD_create_response_from_buffer(0, (void *)"", MHD_RESPMEM_PERSISTENT);
     if (response)
         *answer = (xm_text){0};
+    limit_stall(exchange->connection, exchange->settings->limits_stall_seconds);
     return queue(exchange, response);
 }
 
@@ -379,6 +386,9 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
         return;
     *request_context = NULL;
     xm_watch_end(server->watch, connection_of(connection));
+    if (how == MHD_REQUEST_TERMINATED_COMPLETED_OK)
+        limit_stall(connection,
+                    0); /* until the next request comes, the watcher has its own limit */
     pthread_mutex_lock(&exchange->lock);
     bool timed_out = exchange->phase == XM_PHASE_TIMED_OUT;
     bool gone = exchange->gone;
@@ -420,17 +430,6 @@ static void on_mhd_message(void *context, const char *format, va_list arguments)
     xm_log_line(XM_LOG_DEBUG, "libmicrohttpd: %s", message);
 }
 
-/* Longer than each limit of ours, so that ours come first. */
-static unsigned mhd_timeout(const xm_settings *settings)
-{
-    int64_t longest = settings->limits_idle_seconds;
-    if (settings->limits_body_seconds > longest)
-        longest = settings->limits_body_seconds;
-    if (settings->limits_stall_seconds > longest)
-        longest = settings->limits_stall_seconds;
-    return (unsigned)longest + 5;
-}
-
 bool xm_http_start(xm_server *server, char *message, size_t size)
 {
     xm_settings *settings = xm_server_settings(server);
@@ -442,11 +441,10 @@ bool xm_http_start(xm_server *server, char *message, size_t size)
             NULL, on_request, server, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_message, NULL,
             MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_THREAD_POOL_SIZE,
             (unsigned)settings->http_threads, MHD_OPTION_CONNECTION_LIMIT,
-            (unsigned)settings->http_connections, MHD_OPTION_CONNECTION_TIMEOUT,
-            mhd_timeout(settings), MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY_LIMIT,
-            MHD_OPTION_URI_LOG_CALLBACK, on_request_line, server, MHD_OPTION_NOTIFY_CONNECTION,
-            on_connection, server, MHD_OPTION_NOTIFY_COMPLETED, on_completed, server,
-            MHD_OPTION_END);
+            (unsigned)settings->http_connections, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+            (size_t)MEMORY_LIMIT, MHD_OPTION_URI_LOG_CALLBACK, on_request_line, server,
+            MHD_OPTION_NOTIFY_CONNECTION, on_connection, server, MHD_OPTION_NOTIFY_COMPLETED,
+            on_completed, server, MHD_OPTION_END);
         if (!server->daemon) {
             snprintf(message, size, "cannot start the HTTP threads");
             close(fd);

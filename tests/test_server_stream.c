@@ -210,6 +210,17 @@ static void slow_reader_is_cut_alone(void **state)
     close(fd);
 }
 
+/* The same for an answer in one piece, of which more is left than the socket holds. */
+static void unread_answer_is_cut(void **state)
+{
+    (void)state;
+    double gone = server_metric(&server, HANG_UPS);
+    int fd = open_request("{\"prompt\": \"x\", " LONG "}", 4096);
+    assert_true(http_readable(fd, 20000));
+    assert_true(server_metric_becomes(&server, HANG_UPS, (gone < 0 ? 0 : gone) + 1));
+    close(fd);
+}
+
 /* What the request itself asked for is no sign of a slow reader, much as it is. */
 static void routed_experts_cut_nothing(void **state)
 {
@@ -386,6 +397,7 @@ int main(void)
         cmocka_unit_test(hang_up_ends_a_stream),
         cmocka_unit_test(hang_up_ends_a_waiting_request),
         cmocka_unit_test(slow_reader_is_cut_alone),
+        cmocka_unit_test(unread_answer_is_cut),
         cmocka_unit_test(routed_experts_cut_nothing),
         cmocka_unit_test(quiet_stream_pings),
         cmocka_unit_test(usage_stream_adds_up),

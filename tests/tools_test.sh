@@ -586,5 +586,20 @@ check "bench: JSON" bench
 check "bench: CSV" bench_csv
 check "bench: table" bench_table
 
+# --- the library ---
+
+shortest() {
+    # README's whole program, built as it says from what `make install` puts in place.
+    awk '/^```c$/ {inside = 1; next} /^```$/ {inside = 0} inside' README.md >"$work/shortest.c" &&
+        make -s BUILD="$build" DESTDIR="$work/root" PREFIX=/usr/local install >"$work/out" 2>"$work/err" || return 1
+    (
+        export PKG_CONFIG_PATH=$work/root/usr/local/lib/pkgconfig PKG_CONFIG_SYSROOT_DIR=$work/root
+        export LD_LIBRARY_PATH=$work/root/usr/local/lib
+        cd "$work" && cc -Wall -Wextra -Werror shortest.c $(pkg-config --cflags --libs xmoe) -o shortest &&
+            ./shortest tiny.gguf 'Once upon'
+    ) >"$work/out" 2>"$work/err" && [ -s "$work/out" ]
+}
+check "library: README's shortest program" shortest
+
 echo "tools_test: $passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -15,6 +15,8 @@ class HeatMap {
     this.context = canvas.getContext('2d', {alpha: true});
     this.layers = [];
     this.experts = 0;
+    this.target = this.shown = new Float32Array(0);
+    this.drawn = new Int16Array(0);
     this.scale = 'share';
     this.row = this.column = 0;
     this.picked = false;

@@ -17,6 +17,7 @@ function showBanner(text) {
 function describeRouter(router) {
   const rule = {
     threshold: `threshold ${Number((router.threshold ?? 0).toPrecision(3))}`,
+    sigmoid: `sigmoid above ${Number((router.threshold ?? 0).toPrecision(3))}`,
     top_k: `top ${router.top_k}`, dense: 'all experts'
   }[router.type];
   const bounds = [router.min_experts > 1 ? `at least ${router.min_experts}` : '', router.max_experts ? `at most ${router.max_experts}` : ''];

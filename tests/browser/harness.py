@@ -116,6 +116,20 @@ def random_model(directory, name, *shape):
     return path
 
 
+def dense_family_model(directory):
+    """Writes an untrained model of a dense family, whose file says nothing of experts, and gives its path."""
+    data, run = os.path.join(directory, "text"), os.path.join(directory, "llama")
+    os.mkdir(data)
+    for split in ("train", "valid"):
+        with open(os.path.join(data, f"en.{split}.txt"), "w", encoding="utf-8") as file:
+            for i in range(400):
+                file.write(f"the cat and the hat number {i * i}\n<|endoftext|>\n")
+    subprocess.run([os.path.join(BUILD, "xmoe-train"), "--quiet", "--data", data, "--directory", run, "--domains", "en",
+                    "--architecture", "llama", "--steps", "0", "--vocabulary", "300", "--context", "128", "--width", "32",
+                    "--heads", "2", "--blocks", "2", "--feed-forward", "64"], check=True, stdout=subprocess.DEVNULL)
+    return os.path.join(run, "model.gguf")
+
+
 class Page:
     """The dashboard in a browser of its own."""
 

@@ -499,13 +499,13 @@ def key_is_asked_for(page, model):
 
 
 def dense_model_is_told(page, directory):
-    model = random_model(directory, "dense.gguf", *SMALL, "--moe-every", "0")
-    with serving("--model", model) as server:
-        page.console_errors()
-        page.open(server)
-        page.until_text("quiet-text", "no experts")
-        run_playground(page, 10)
-        assert "NaN" not in page.text("playground") and page.console_errors() == []
+    for model in (random_model(directory, "dense.gguf", *SMALL, "--moe-every", "0"), dense_family_model(directory)):
+        with serving("--model", model) as server:
+            page.console_errors()
+            page.open(server)
+            page.until_text("quiet-text", "no experts")
+            run_playground(page, 10)
+            assert "NaN" not in page.text("playground") and page.console_errors() == []
 
 
 def wide_model_is_smooth(page, directory):
