@@ -15,7 +15,7 @@ from selenium.common.exceptions import NoSuchElementException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from harness import Checks, Page, Server, random_model, serving, until
+from harness import Checks, Page, Server, dense_family_model, random_model, serving, until
 
 SMALL = ("--layers", "4", "--embedding", "64", "--heads", "4", "--experts", "8", "--expert-feed-forward", "32",
          "--feed-forward", "128", "--vocabulary", "600", "--moe-every", "2", "--type", "F32", "--context", "512")
