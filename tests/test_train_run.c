@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "base/memory.h"
 #include "train_fixture.h"
 
 #include <math.h>
@@ -162,7 +163,14 @@ static void test_checkpoints_that_do_not_fit(void **state)
     options.rule.kind = XM_OPTIMIZER_MUON;
     train_start(&r, &options, 1);
     assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_FORMAT);
-    assert_non_null(strstr(error.message, "optimizer 0, this run has 1"));
+    assert_non_null(strstr(error.message, "optimizer adamw, this run has muon"));
+    train_finish(&r);
+
+    options = train_toy_options();
+    options.groups = 1;
+    train_start(&r, &options, 1);
+    assert_int_equal(xm_trainer_load(r.trainer, path, &error), XMOE_ERROR_FORMAT);
+    assert_non_null(strstr(error.message, "groups 2, this run has 1"));
     train_finish(&r);
 
     options = train_toy_options();
@@ -214,6 +222,75 @@ static void test_divergence_stops(void **state)
     assert_non_null(strstr(error.message, "step "));
     assert_non_null(strstr(error.message, "not finite"));
     train_finish(&r);
+}
+
+/* Wherever memory runs out, no trainer is made, and nothing leaks. */
+static void test_creation_without_memory(void **state)
+{
+    (void)state;
+    const xm_trainer_options options = train_toy_options();
+    train_run r;
+    assert_int_equal(train_open(&r, 1, NULL), XMOE_OK);
+    xmoe_status status = XMOE_ERROR_MEMORY;
+    for (int allowed = 0; status != XMOE_OK; allowed++) {
+        xmoe_error error = {0};
+        xm_memory_fail_after(allowed);
+        status = xm_trainer_create(&options, &r.corpus, &r.trainer, &error);
+        xm_memory_fail_after(-1);
+        if (status != XMOE_OK) {
+            assert_int_equal(status, XMOE_ERROR_MEMORY);
+            assert_null(r.trainer);
+        }
+        assert_true(allowed < 10000);
+    }
+    train_finish(&r);
+}
+
+/* Starts from a model that has one number that is not finite, and takes a step. */
+static void check_place(const char *tensor, bool recompute, const char *place)
+{
+    xm_trainer_options options = train_toy_options();
+    char path[TRAIN_PATH_SIZE];
+    train_path(path, "broken.gguf");
+    train_run r;
+    train_start(&r, &options, 1);
+    const xm_network *network = xm_trainer_network(r.trainer);
+    float *parameters = xm_calloc(network->total, sizeof *parameters);
+    assert_non_null(parameters);
+    memcpy(parameters, xm_trainer_parameters(r.trainer), network->total * sizeof *parameters);
+    for (int32_t i = 0; i < network->parameter_count; i++)
+        if (strcmp(network->parameters[i].name, tensor) == 0)
+            parameters[network->parameters[i].offset] = INFINITY;
+    const xm_model_labels labels = {.name = "broken"};
+    assert_int_equal(
+        xm_model_file_write(path, network, &r.corpus.vocabulary, &labels, parameters, NULL),
+        XMOE_OK);
+    xm_free(parameters);
+    train_finish(&r);
+
+    options.init = path;
+    options.recompute = recompute;
+    train_start(&r, &options, 1);
+    xm_step_report report;
+    xmoe_error error = {0};
+    assert_int_equal(xm_trainer_step(r.trainer, &report, &error), XMOE_ERROR_INTERNAL);
+    if (strstr(error.message, place) == NULL)
+        fail_msg("%s: \"%s\" does not say \"%s\"", tensor, error.message, place);
+    train_finish(&r);
+}
+
+static void test_divergence_has_a_place(void **state)
+{
+    (void)state;
+    check_place("position_embd.weight", false, "the embedding");
+    check_place("blk.0.attn_output.bias", false, "block 0, attention");
+    check_place("blk.0.ffn_down.bias", false, "block 0, FFN");
+    check_place("blk.1.attn_output.bias", false, "block 1, attention");
+    check_place("blk.1.ffn_down_exps.bias", false, "block 1, FFN");
+    check_place("output_norm.bias", false, "the output layer");
+    check_place("blk.0.attn_output.bias", true, "block 0");
+    check_place("blk.1.attn_output.bias", true, "block 1");
+    check_place("output_norm.bias", true, "the output layer");
 }
 
 static void test_too_little_text(void **state)
@@ -302,6 +379,8 @@ int main(void)
         cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_checkpoints_that_do_not_fit),
         cmocka_unit_test(test_divergence_stops),
+        cmocka_unit_test(test_divergence_has_a_place),
+        cmocka_unit_test(test_creation_without_memory),
         cmocka_unit_test(test_too_little_text),
         cmocka_unit_test(test_loop),
     };

@@ -146,6 +146,29 @@ static void test_learning_is_naive_learning(void **state)
     check_against_naive(random, sizeof random, 340);
 }
 
+/* Wherever memory runs out, learning fails in good order. */
+static void test_learning_without_memory(void **state)
+{
+    (void)state;
+    xmoe_status status = XMOE_ERROR_MEMORY;
+    for (int allowed = 0; status != XMOE_OK; allowed++) {
+        xm_bpe_learner *learner = NULL;
+        xm_vocabulary vocabulary = {0};
+        xmoe_error error = {0};
+        xm_memory_fail_after(allowed);
+        status = xm_bpe_learner_create(&learner, &error);
+        if (status == XMOE_OK)
+            status = xm_bpe_learner_add(learner, story, sizeof story - 1, &error);
+        if (status == XMOE_OK)
+            status = xm_bpe_learner_finish(learner, 420, &vocabulary, &error);
+        xm_memory_fail_after(-1);
+        assert_true(status == XMOE_OK || status == XMOE_ERROR_MEMORY);
+        xm_bpe_learner_free(learner);
+        xm_vocabulary_free(&vocabulary);
+        assert_true(allowed < 10000);
+    }
+}
+
 static void make_vocabulary(xm_vocabulary *vocabulary)
 {
     xm_bpe_learner *learner = NULL;
@@ -354,6 +377,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_learning_is_naive_learning),
+        cmocka_unit_test(test_learning_without_memory),
         cmocka_unit_test(test_vocabulary_file),
         cmocka_unit_test(test_broken_vocabulary_files),
         cmocka_unit_test(test_documents),

@@ -83,6 +83,11 @@ check "argument too many" wrong "'b'" inspect a b
 check "broken list" wrong "--thresholds" eval --thresholds 0.5,,1 x
 check "contradicting flags" wrong "--csv" eval --csv --json x
 check "a trace of several routings" wrong "--trace" eval --thresholds 0.5,1 --trace t x
+check "importance of several routings" wrong "--importance" eval --thresholds 0.5,1 --importance i x
+check "usage in CSV" wrong "--expert-usage" eval --csv --expert-usage x
+check "a weight of nothing" wrong "--weights" train --domains en,fr --weights 1,0
+check "groups that do not divide" wrong "--groups" train --bench --groups 8 --sequences 4
+check "two things at once" wrong "--bench" train --bench --evaluate m x
 check "unknown command" wrong "'sing'" usage sing
 check "command without its arguments" wrong "compare A B" usage compare a
 check "flag of another command" wrong "--title" usage show --title x a
@@ -585,6 +590,34 @@ bench_table() {
 check "bench: JSON" bench
 check "bench: CSV" bench_csv
 check "bench: table" bench_table
+
+# --- training ---
+
+interrupted_training() {
+    # Ctrl-C: 130 as every tool, with a checkpoint from which the run goes on to its end.
+    local part status=0
+    mkdir "$work/corpus"
+    for part in train valid; do
+        seq -f 'the cat and the hat number %g' 2000 >"$work/corpus/en.$part.txt"
+    done
+    local flags=(--data "$work/corpus" --directory "$work/run" --domains en --vocabulary 300 --context 16
+        --width 16 --heads 2 --blocks 2 --feed-forward 16 --experts 4 --expert-feed-forward 16 --sequences 2
+        --log-every 1 --validate-every 0 --threads 1)
+    "$build/xmoe-train" "${flags[@]}" --steps 1000000 >"$work/out" 2>"$work/err" &
+    local job=$!
+    for _ in {1..500}; do
+        [ "$(cat "$work/run/log.csv" 2>/dev/null | wc -l)" -ge 3 ] && break
+        sleep 0.02
+    done
+    kill -INT "$job"
+    wait "$job" || status=$?
+    [ "$status" -eq 130 ] && says "wrote $work/run/model-f32.gguf" err && [ -s "$work/run/checkpoint" ] || return 1
+    local done
+    done=$(tail -n 1 "$work/run/log.csv" | cut -d, -f1)
+    run 0 train "${flags[@]}" --resume --steps $((done + 2)) && says "after step $((done + 2))" err &&
+        run 1 train "${flags[@]}" --steps 1 && says "--resume goes on" err
+}
+check "train: Ctrl-C, and on from there" interrupted_training
 
 # --- the library ---
 

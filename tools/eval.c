@@ -441,8 +441,13 @@ int main(int argc, char **argv)
     if (set.csv && set.json) {
         return cli_wrong("--csv and --json exclude each other");
     }
-    if ((set.trace != NULL || set.usage_file != NULL) && set.thresholds.count > 1) {
-        return cli_wrong("--trace and --usage-file are of one routing: with --thresholds give one");
+    if (set.csv && set.expert_usage) {
+        return cli_wrong("--expert-usage is in no column: --json has it");
+    }
+    if ((set.trace != NULL || set.usage_file != NULL || set.importance != NULL) &&
+        set.thresholds.count > 1) {
+        return cli_wrong("--trace, --usage-file and --importance are of one routing: with "
+                         "--thresholds give one");
     }
     cli_catch_interrupt();
     return run_evaluation(&set, (const char *const *)arguments.values, arguments.count);

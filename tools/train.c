@@ -166,8 +166,9 @@ static xmoe_status export_model(const settings *s, const xm_corpus *corpus,
     return status;
 }
 
+/* *whole: not stopped before its last step. */
 static xmoe_status run_trainer(settings *s, const xm_corpus *corpus, xm_trainer *trainer,
-                               xmoe_error *error)
+                               bool *whole, xmoe_error *error)
 {
     char log_path[PATH_SIZE], checkpoint_path[PATH_SIZE];
     path_in(log_path, s, "log.csv");
@@ -205,6 +206,7 @@ static xmoe_status run_trainer(settings *s, const xm_corpus *corpus, xm_trainer 
     status = xm_run(trainer, corpus, &plan, (uint64_t)s->steps, error);
     if (status != XMOE_OK)
         return status;
+    *whole = xm_trainer_steps_done(trainer) >= (uint64_t)s->steps;
     if (ranks->rank == 0)
         status = export_model(s, corpus, trainer, error);
     return xm_ranks_agree(ranks, status, error);
@@ -241,7 +243,7 @@ static xmoe_status open_corpus(const settings *s, xm_pool *pool, xm_corpus *corp
 }
 
 /* Everything between the ranks' start and end. */
-static xmoe_status train_together(settings *s, xmoe_error *error)
+static xmoe_status train_together(settings *s, bool *whole, xmoe_error *error)
 {
     xm_pool *pool = NULL;
     xm_corpus corpus = {0};
@@ -254,7 +256,7 @@ static xmoe_status train_together(settings *s, xmoe_error *error)
     if (status == XMOE_OK)
         status = xm_trainer_create(&s->trainer, &corpus, &trainer, error);
     if (status == XMOE_OK)
-        status = run_trainer(s, &corpus, trainer, error);
+        status = run_trainer(s, &corpus, trainer, whole, error);
     xm_trainer_free(trainer);
     xm_corpus_free(&corpus);
     xm_pool_free(pool);
@@ -300,18 +302,19 @@ static int train(settings *s)
     s->corpus.sample_bytes = s->sample_bytes;
     (void)mkdir(s->directory, 0777); /* what is wrong with it shows when it is used */
 
+    cli_catch_interrupt();
+    bool whole = false;
     xmoe_error error = {0};
     xm_ranks ranks;
     s->trainer.ranks = &ranks;
     xmoe_status status = xm_ranks_start(&ranks, &error);
     if (status == XMOE_OK)
-        status = train_together(s, &error);
-    bool speaks = ranks.rank == 0;
-    int result = CLI_OK;
-    if (status != XMOE_OK && cli_interrupted())
+        status = train_together(s, &whole, &error);
+    int result = status == XMOE_OK ? CLI_OK : CLI_FAILED;
+    if (status != XMOE_OK && ranks.rank == 0)
+        result = cli_fail("%s", error.message);
+    if (cli_interrupted() && !whole)
         result = CLI_INTERRUPTED;
-    else if (status != XMOE_OK)
-        result = speaks ? cli_fail("%s", error.message) : CLI_FAILED;
     xm_ranks_end(&ranks);
     s->trainer.ranks = NULL;
     return result;
@@ -443,7 +446,7 @@ int main(int argc, char **argv)
              .help = "of the run: vocabulary, token caches, checkpoint, log.csv, models"),
         FLAG("domains", "LIST", CLI_STRING, &s.domains, .help = "names, with commas between"),
         FLAG("weights", "LIST", CLI_FLOATS, &s.weights, .default_text = "by tokens",
-             .help = "share of each domain in a step"),
+             .above_minimum = true, .maximum = 1e9, .help = "share of each domain in a step"),
         FLAG("resume", NULL, CLI_BOOL, &s.resume, .help = "go on from the checkpoint"),
         FLAG("init", "FILE", CLI_STRING, &s.init, .default_text = "random",
              .help = "start from a model of the same vocabulary that is as large, or has fewer "
@@ -463,7 +466,7 @@ int main(int argc, char **argv)
              .help = "muon: for the matrices of attention, FFNs and experts; AdamW for the rest"),
         FLAG("rate", "R", CLI_DOUBLE, &s.rate, .maximum = 1, .help = "peak learning rate"),
         FLAG("final-rate", "R", CLI_DOUBLE, &s.final_rate, .maximum = 1,
-             .help = "learning rate of the last step"),
+             .help = "learning rate that it falls to by the end"),
         FLAG("warmup", "N", CLI_INT, &s.warmup, .maximum = 1e9, .help = "steps of linear warm-up"),
         FLAG("decay", "N", CLI_INT, &s.decay, .maximum = 1e9,
              .help = "last steps, in which the rate falls from its peak; 0: all after the warm-up"),
@@ -517,7 +520,7 @@ int main(int argc, char **argv)
         FLAG("init-std", "S", CLI_FLOAT, &shape->init_std, .maximum = 1, .above_minimum = true,
              .help = "standard deviation of the other matrices at the start"),
         FLAG("capacity", "F", CLI_FLOAT, &s.trainer.capacity_factor, .maximum = 1e6,
-             .help = "an expert takes F times its even share of a step; 0: no limit; "
+             .help = "an expert takes F times its even share of a group; 0: no limit; "
                      "routers sigmoid, base and hash have none"),
         FLAG("balance", "W", CLI_FLOAT, &s.trainer.balance_weight, .maximum = 100,
              .help = "weight of the balance loss; routers sigmoid, base and hash have none"),
@@ -584,10 +587,11 @@ int main(int argc, char **argv)
         return cli_wrong("texts are for --evaluate; to train, give --data");
     if (s.evaluate != NULL && arguments.count == 0)
         return cli_wrong("--evaluate needs texts to measure on");
+    if (s.bench && s.evaluate != NULL)
+        return cli_wrong("--bench and --evaluate exclude each other");
     if (s.bench) {
         int wrong = fill_trainer(&s);
         return wrong == CLI_OK ? train_bench(&s.trainer) : wrong;
     }
-    cli_catch_interrupt();
     return s.evaluate != NULL ? measure(&s, &arguments) : train(&s);
 }

@@ -306,6 +306,11 @@ int train_bench(const xm_trainer_options *options)
         shape->router_views > 1 || shape->moe_every == 0)
         return cli_wrong("--bench measures layers of architecture xmoe with router threshold, "
                          "top_k, switch or dense and one view");
+    if (options->expert_dropout > 0.0f)
+        return cli_wrong("--bench measures layers without dropout");
+    if (options->sequences % options->groups != 0)
+        return cli_wrong("--groups is %d, must divide --sequences, %d", options->groups,
+                         options->sequences);
     bench b = {.rows = options->sequences / options->groups * shape->context,
                .width = shape->width,
                .hidden = shape->expert_feed_forward,
@@ -316,7 +321,8 @@ int train_bench(const xm_trainer_options *options)
                                 .capacity_factor = options->capacity_factor,
                                 .min_capacity = options->min_capacity,
                                 .balance_weight = options->balance_weight,
-                                .entropy_weight = options->entropy_weight};
+                                .entropy_weight = options->entropy_weight,
+                                .z_weight = options->z_weight};
     xmoe_error error = {.message = "out of memory"};
     xm_workers *workers = NULL;
     xmoe_status status = xm_workers_create(options->threads, &workers, &error);

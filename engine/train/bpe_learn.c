@@ -151,17 +151,28 @@ static bool grow_pair_table(xm_bpe_learner *learner)
     return true;
 }
 
-/* The entry of a pair, made if new; NULL without memory. */
-static pair_entry *find_pair(xm_bpe_learner *learner, int32_t left, int32_t right)
+/* The entry of a pair, or NULL and in *at where in the table it would be. */
+static pair_entry *find_pair(const xm_bpe_learner *learner, int32_t left, int32_t right, size_t *at)
 {
-    if (2 * (learner->pair_count + 1) > learner->pair_table_size && !grow_pair_table(learner))
-        return NULL;
-    size_t mask = learner->pair_table_size - 1, at = xm_random_mix(pair_key(left, right)) & mask;
-    for (; learner->pair_table[at] != 0; at = (at + 1) & mask) {
-        pair_entry *pair = &learner->pairs[learner->pair_table[at] - 1];
+    size_t mask = learner->pair_table_size - 1;
+    for (*at = xm_random_mix(pair_key(left, right)) & mask; learner->pair_table[*at] != 0;
+         *at = (*at + 1) & mask) {
+        pair_entry *pair = &learner->pairs[learner->pair_table[*at] - 1];
         if (pair->left == left && pair->right == right)
             return pair;
     }
+    return NULL;
+}
+
+/* The entry of a pair, made if new; NULL without memory. */
+static pair_entry *make_pair(xm_bpe_learner *learner, int32_t left, int32_t right)
+{
+    size_t at;
+    if (2 * (learner->pair_count + 1) > learner->pair_table_size && !grow_pair_table(learner))
+        return NULL;
+    pair_entry *found = find_pair(learner, left, right, &at);
+    if (found != NULL)
+        return found;
     if (!reserve((void **)&learner->pairs, &learner->pair_capacity, learner->pair_count + 1,
                  sizeof *learner->pairs))
         return NULL;
@@ -239,7 +250,7 @@ static bool count_all_pairs(xm_bpe_learner *learner)
     for (size_t i = 0; i < learner->piece_count; i++) {
         const piece *p = &learner->pieces[i];
         for (uint32_t j = 0; j + 1 < p->length; j++) {
-            pair_entry *pair = find_pair(learner, learner->symbols[p->begin + j],
+            pair_entry *pair = make_pair(learner, learner->symbols[p->begin + j],
                                          learner->symbols[p->begin + j + 1]);
             if (pair == NULL || !note_piece(pair, (uint32_t)i))
                 return false;
@@ -263,8 +274,9 @@ static bool merge_piece(xm_bpe_learner *learner, uint32_t index, xm_merge merge,
         first++;
     if (first + 1 >= p->length)
         return true;
+    size_t at;
     for (uint32_t i = 0; i + 1 < p->length; i++)
-        find_pair(learner, symbols[i], symbols[i + 1])->count -= p->count; /* exists */
+        find_pair(learner, symbols[i], symbols[i + 1], &at)->count -= p->count; /* exists */
     uint32_t length = 0;
     for (uint32_t i = 0; i < p->length; i++) {
         bool here = i + 1 < p->length && symbols[i] == merge.left && symbols[i + 1] == merge.right;
@@ -273,7 +285,7 @@ static bool merge_piece(xm_bpe_learner *learner, uint32_t index, xm_merge merge,
     }
     p->length = length;
     for (uint32_t i = 0; i + 1 < length; i++) {
-        pair_entry *pair = find_pair(learner, symbols[i], symbols[i + 1]);
+        pair_entry *pair = make_pair(learner, symbols[i], symbols[i + 1]);
         if (pair == NULL)
             return false;
         pair->count += p->count;

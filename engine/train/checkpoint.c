@@ -11,51 +11,84 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { SHAPE_NUMBERS = 18 };
+
 typedef struct {
     char magic[8];
     uint64_t total; /* parameters */
     uint64_t step;
     uint64_t vocabulary;
     uint64_t seed;
-    int64_t shape[17]; /* integers of the shape, in order; see make_header */
+    int64_t shape[SHAPE_NUMBERS]; /* integers of the shape, in order; see make_header */
     float threshold, epsilon;
     int64_t precision;
 } checkpoint_header;
 
-static const char *const shape_names[] = {
-    "vocabulary",  "context",      "width",     "blocks",
-    "heads",       "feed_forward", "experts",   "expert_feed_forward",
-    "moe_every",   "router",       "gate",      "top_k",
-    "sequences",   "architecture", "optimizer", "router_views",
-    "router_state"};
+enum { NAMED_VALUES = 5 };
+
+static const struct {
+    const char *name;
+    const char *values[NAMED_VALUES]; /* of those that are names, not numbers */
+} shape_names[SHAPE_NUMBERS] = {
+    {"vocabulary", {NULL}},
+    {"context", {NULL}},
+    {"width", {NULL}},
+    {"blocks", {NULL}},
+    {"heads", {NULL}},
+    {"feed_forward", {NULL}},
+    {"experts", {NULL}},
+    {"expert_feed_forward", {NULL}},
+    {"moe_every", {NULL}},
+    {"router",
+     {[XMOE_ROUTER_THRESHOLD] = "threshold",
+      [XMOE_ROUTER_TOP_K] = "top_k",
+      [XMOE_ROUTER_DENSE] = "dense",
+      [XMOE_ROUTER_SIGMOID] = "sigmoid"}},
+    {"gate",
+     {[XM_GATE_SOFTMAX] = "softmax",
+      [XM_GATE_SIGMOID] = "sigmoid",
+      [XM_GATE_BASE] = "base",
+      [XM_GATE_HASH] = "hash",
+      [XM_GATE_RECURRENT] = "recurrent"}},
+    {"top_k", {NULL}},
+    {"sequences", {NULL}},
+    {"groups", {NULL}},
+    {"architecture",
+     {[XM_ARCHITECTURE_XMOE] = "xmoe",
+      [XM_ARCHITECTURE_LLAMA] = "llama",
+      [XM_ARCHITECTURE_OLMOE] = "olmoe"}},
+    {"optimizer", {[XM_OPTIMIZER_ADAMW] = "adamw", [XM_OPTIMIZER_MUON] = "muon"}},
+    {"router_views", {NULL}},
+    {"router_state", {NULL}}};
 
 static checkpoint_header make_header(const xm_checkpoint *c)
 {
     const xm_network_shape *s = &c->identity.shape;
     checkpoint_header header;
     memset(&header, 0, sizeof header); /* padding is written too */
-    memcpy(header.magic, "XMTRAIN4", sizeof header.magic);
+    memcpy(header.magic, "XMTRAIN5", sizeof header.magic);
     header.total = c->network->total;
     header.step = c->step;
     header.vocabulary = c->identity.vocabulary;
     header.seed = c->identity.seed;
-    const int64_t shape[17] = {s->vocabulary,
-                               s->context,
-                               s->width,
-                               s->blocks,
-                               s->heads,
-                               s->feed_forward,
-                               s->experts,
-                               s->expert_feed_forward,
-                               s->moe_every,
-                               (int64_t)s->router,
-                               (int64_t)s->gate,
-                               s->top_k,
-                               c->identity.sequences,
-                               (int64_t)s->architecture,
-                               (int64_t)c->identity.optimizer,
-                               s->router_views,
-                               s->gate == XM_GATE_RECURRENT ? s->router_state : 0};
+    const int64_t shape[SHAPE_NUMBERS] = {s->vocabulary,
+                                          s->context,
+                                          s->width,
+                                          s->blocks,
+                                          s->heads,
+                                          s->feed_forward,
+                                          s->experts,
+                                          s->expert_feed_forward,
+                                          s->moe_every,
+                                          (int64_t)s->router,
+                                          (int64_t)s->gate,
+                                          s->top_k,
+                                          c->identity.sequences,
+                                          c->identity.groups,
+                                          (int64_t)s->architecture,
+                                          (int64_t)c->identity.optimizer,
+                                          s->router_views,
+                                          s->gate == XM_GATE_RECURRENT ? s->router_state : 0};
     memcpy(header.shape, shape, sizeof shape);
     header.threshold = s->threshold;
     header.epsilon = s->epsilon;
@@ -112,16 +145,28 @@ static const char *name_precision(int64_t precision)
     return known ? xm_precision_name((xm_precision)precision) : "that is not known";
 }
 
+static void name_value(char text[24], size_t which, int64_t value)
+{
+    const char *const *names = shape_names[which].values;
+    if (value >= 0 && value < NAMED_VALUES && names[value] != NULL)
+        snprintf(text, 24, "%s", names[value]);
+    else
+        snprintf(text, 24, "%lld", (long long)value);
+}
+
 static xmoe_status check_header(const checkpoint_header *found, const checkpoint_header *expected,
                                 const char *path, xmoe_error *error)
 {
     if (memcmp(found->magic, expected->magic, sizeof found->magic) != 0)
         return xm_fail(error, XMOE_ERROR_FORMAT, "%s is no checkpoint of this program", path);
-    for (size_t i = 0; i < sizeof shape_names / sizeof shape_names[0]; i++)
+    for (size_t i = 0; i < SHAPE_NUMBERS; i++) {
+        char was[24], is[24];
+        name_value(was, i, found->shape[i]);
+        name_value(is, i, expected->shape[i]);
         if (found->shape[i] != expected->shape[i])
-            return xm_fail(error, XMOE_ERROR_FORMAT, "%s was made with %s %lld, this run has %lld",
-                           path, shape_names[i], (long long)found->shape[i],
-                           (long long)expected->shape[i]);
+            return xm_fail(error, XMOE_ERROR_FORMAT, "%s was made with %s %s, this run has %s",
+                           path, shape_names[i].name, was, is);
+    }
     if (found->threshold != expected->threshold || found->epsilon != expected->epsilon)
         return xm_fail(error, XMOE_ERROR_FORMAT, "%s was made with threshold %g, this run has %g",
                        path, (double)found->threshold, (double)expected->threshold);

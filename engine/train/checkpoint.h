@@ -13,7 +13,7 @@ typedef struct {
     xm_network_shape shape;
     uint64_t vocabulary; /* xm_vocabulary_hash */
     uint64_t seed;
-    int32_t sequences;
+    int32_t sequences, groups;
     xm_optimizer_kind optimizer;
     xm_precision precision; /* f32 or bf16 */
 } xm_checkpoint_identity;

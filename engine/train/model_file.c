@@ -176,6 +176,55 @@ static xmoe_status read_pattern(const xm_gguf *file, xm_network_shape *s, xmoe_e
     return XMOE_OK;
 }
 
+static xmoe_status check_rope(const xm_gguf *file, const xm_network_shape *s, xmoe_error *error)
+{
+    char key[64];
+    bool found = false;
+    xm_string scaling = {"none", 4};
+    float base = XM_ROPE_BASE;
+    uint32_t size = s->heads > 0 ? (uint32_t)(s->width / s->heads) : 0, turned = size;
+    if (s->architecture == XM_ARCHITECTURE_XMOE)
+        return XMOE_OK;
+    xmoe_status status =
+        xm_gguf_get_f32(file, key_of(key, s, "rope.freq_base"), &base, &found, error);
+    if (status == XMOE_OK)
+        status =
+            xm_gguf_get_u32(file, key_of(key, s, "rope.dimension_count"), &turned, &found, error);
+    if (status == XMOE_OK)
+        status =
+            xm_gguf_get_string(file, key_of(key, s, "rope.scaling.type"), &scaling, &found, error);
+    if (status == XMOE_OK && (base != (float)XM_ROPE_BASE || turned != size ||
+                              scaling.length != 4 || memcmp(scaling.data, "none", 4) != 0))
+        return xm_fail(error, XMOE_ERROR_UNSUPPORTED,
+                       "%s.rope.*: the trainer turns whole heads by base %d, not scaled",
+                       xm_architecture_name(s->architecture), XM_ROPE_BASE);
+    return status;
+}
+
+/* Texts are encoded with XM_END_OF_TEXT between documents, and tokens must be rows of the
+ * embedding. */
+static xmoe_status check_tokenizer(const xm_gguf *file, const xm_network_shape *s,
+                                   xmoe_error *error)
+{
+    xm_string *tokens = NULL;
+    size_t count = 0;
+    uint32_t end = 0;
+    xmoe_status status =
+        xm_gguf_get_strings(file, "tokenizer.ggml.tokens", &tokens, &count, NULL, error);
+    xm_free(tokens);
+    if (status == XMOE_OK && count != (size_t)s->vocabulary)
+        return xm_fail(error, XMOE_ERROR_FORMAT, "%zu tokens, but token_embd.weight has %d rows",
+                       count, s->vocabulary);
+    if (status == XMOE_OK)
+        status = xm_gguf_get_u32(file, "tokenizer.ggml.eos_token_id", &end, NULL, error);
+    if (status == XMOE_OK && end != XM_END_OF_TEXT)
+        return xm_fail(error, XMOE_ERROR_UNSUPPORTED,
+                       "tokenizer.ggml.eos_token_id is %u: the trainer knows vocabularies of its "
+                       "own, where it is %d (xmoe-eval measures all)",
+                       end, XM_END_OF_TEXT);
+    return status;
+}
+
 /* xm_network_create says what is wrong with them. */
 static xmoe_status read_views(const xm_gguf *file, xm_network_shape *s, xmoe_error *error)
 {
@@ -195,7 +244,8 @@ static xmoe_status read_views(const xm_gguf *file, xm_network_shape *s, xmoe_err
 
 static xmoe_status read_router(const xm_gguf *file, xm_network_shape *s, xmoe_error *error)
 {
-    xm_string type = {"threshold", 9};
+    const char *usual = s->architecture == XM_ARCHITECTURE_OLMOE ? "top_k" : "threshold";
+    xm_string type = {usual, strlen(usual)};
     char key[64];
     bool found = false, normalize = false;
     uint32_t top_k = 1;
@@ -257,5 +307,9 @@ xmoe_status xm_model_file_shape(const xm_gguf *file, xm_network_shape *shape, xm
         status = read_pattern(file, shape, error);
     if (status == XMOE_OK)
         status = read_router(file, shape, error);
+    if (status == XMOE_OK)
+        status = check_rope(file, shape, error);
+    if (status == XMOE_OK)
+        status = check_tokenizer(file, shape, error);
     return status == XMOE_OK ? read_views(file, shape, error) : status;
 }

@@ -16,10 +16,12 @@ xmoe_status xm_model_file_write(const char *path, const xm_network *network,
                                 const xm_vocabulary *vocabulary, const xm_model_labels *labels,
                                 const float *parameters, xmoe_error *error);
 
-/* The shape that the keys and tensors of a file give. init_std and router_std are the defaults. */
+/* The shape that the keys and tensors of a file give. init_std and router_std are the defaults.
+ * Refuses what the network would compute otherwise than the file means it: an output matrix that is
+ * not tied, chosen weights that are normalised, rotary positions of another base, and a tokenizer
+ * that is not of a vocabulary of ours. */
 xmoe_status xm_model_file_shape(const xm_gguf *file, xm_network_shape *shape, xmoe_error *error);
-/* Reads the tensors of any weight type into parameters; each must be there with the right shape.
- * Refuses models whose output matrix is not tied or whose chosen weights are normalised. */
+/* Reads the tensors of any weight type into parameters; each must be there with the right shape. */
 xmoe_status xm_model_file_read(const xm_gguf *file, const xm_network *network, float *parameters,
                                xmoe_error *error);
 
@@ -34,8 +36,9 @@ xmoe_status xm_model_file_read(const xm_gguf *file, const xm_network *network, f
  *   positions      stay as they are
  *
  * parameters: as xm_network_init left them. Refuses a file that is larger in any way, or smaller in
- * another than those above, naming the tensor. */
-xmoe_status xm_model_file_grow(const xm_gguf *file, const xm_network *network, float *parameters,
-                               xmoe_error *error);
+ * another than those above, naming the tensor, and one of another vocabulary. The router may be of
+ * another type: what it knows is a start for that too. */
+xmoe_status xm_model_file_grow(const xm_gguf *file, const xm_vocabulary *vocabulary,
+                               const xm_network *network, float *parameters, xmoe_error *error);
 
 #endif

@@ -110,14 +110,61 @@ xmoe_status xm_model_file_read(const xm_gguf *file, const xm_network *network, f
     return status;
 }
 
-xmoe_status xm_model_file_grow(const xm_gguf *file, const xm_network *network, float *parameters,
-                               xmoe_error *error)
+static xmoe_status check_vocabulary(const xm_gguf *file, const xm_vocabulary *vocabulary,
+                                    xmoe_error *error)
+{
+    xm_vocabulary_strings ours = {0};
+    xm_string *theirs = NULL;
+    size_t count = 0;
+    xmoe_status status = xm_vocabulary_make_strings(vocabulary, &ours, error);
+    if (status == XMOE_OK)
+        status = xm_gguf_get_strings(file, "tokenizer.ggml.tokens", &theirs, &count, NULL, error);
+    bool equal = status == XMOE_OK && count == (size_t)xm_vocabulary_size(vocabulary);
+    for (size_t i = 0; i < count && equal; i++)
+        equal = theirs[i].length == ours.tokens[i].length &&
+                memcmp(theirs[i].data, ours.tokens[i].data, theirs[i].length) == 0;
+    if (status == XMOE_OK && !equal)
+        status = xm_fail_argument(error, "init",
+                                  "%s is of another vocabulary than this run: put the "
+                                  "vocabulary.txt that it was trained with into the directory",
+                                  xm_gguf_path(file));
+    xm_free(theirs);
+    xm_vocabulary_strings_free(&ours);
+    return status;
+}
+
+/* What tensors do not show. */
+static xmoe_status check_function(const xm_gguf *file, const xm_network_shape *shape,
+                                  xmoe_error *error)
+{
+    xm_network_shape found;
+    xmoe_status status = xm_model_file_shape(file, &found, error);
+    if (status != XMOE_OK)
+        return status;
+    if (found.architecture != shape->architecture)
+        return xm_fail_argument(error, "architecture", "%s is of architecture %s, this run of %s",
+                                xm_gguf_path(file), xm_architecture_name(found.architecture),
+                                xm_architecture_name(shape->architecture));
+    if (found.heads != shape->heads)
+        return xm_fail_argument(error, "heads", "%s has %d heads, this run %d", xm_gguf_path(file),
+                                found.heads, shape->heads);
+    if (found.epsilon != shape->epsilon)
+        return xm_fail_argument(error, "init", "%s has norms with epsilon %g, this run %g",
+                                xm_gguf_path(file), (double)found.epsilon, (double)shape->epsilon);
+    return XMOE_OK;
+}
+
+xmoe_status xm_model_file_grow(const xm_gguf *file, const xm_vocabulary *vocabulary,
+                               const xm_network *network, float *parameters, xmoe_error *error)
 {
     int32_t blocks = count_blocks(file);
     if (blocks > network->shape.blocks)
         return xm_fail(error, XMOE_ERROR_FORMAT, "%s has %d blocks, this network %d",
                        xm_gguf_path(file), blocks, network->shape.blocks);
-    for (int32_t i = 0; i < network->parameter_count; i++) {
+    xmoe_status status = check_function(file, &network->shape, error);
+    if (status == XMOE_OK)
+        status = check_vocabulary(file, vocabulary, error);
+    for (int32_t i = 0; i < network->parameter_count && status == XMOE_OK; i++) {
         const xm_parameter *p = &network->parameters[i];
         float *values = parameters + p->offset;
         if (block_of(p) >= blocks) {
@@ -125,9 +172,7 @@ xmoe_status xm_model_file_grow(const xm_gguf *file, const xm_network *network, f
                 memset(values, 0, p->count * sizeof *values);
             continue;
         }
-        xmoe_status status = read_tensor(file, network, p, true, values, error);
-        if (status != XMOE_OK)
-            return status;
+        status = read_tensor(file, network, p, true, values, error);
     }
-    return XMOE_OK;
+    return status;
 }

@@ -403,17 +403,23 @@ static bool all_finite(const float *x, size_t count)
 void xm_pass_name_nonfinite(const xm_pass *pass, char *place, size_t size)
 {
     size_t count = (size_t)pass->rows * (size_t)pass->network->shape.width;
-    for (int32_t block = 0; pass->options.training && block < pass->network->shape.blocks;
-         block++) {
+    int32_t blocks = pass->network->shape.blocks;
+    for (int32_t block = 0; pass->options.training && block < blocks; block++) {
         const xm_block_state *state = &pass->blocks[block];
-        const char *part = !all_finite(state->x_in, count)    ? "input"
-                           : !all_finite(state->x_mid, count) ? "attention"
-                                                              : NULL;
+        const float *after = block + 1 < blocks ? pass->blocks[block + 1].x_in : pass->x_out;
+        const char *part = !all_finite(after, count) ? ", FFN" : NULL;
+        if (pass->options.recompute && part != NULL)
+            part = ""; /* all blocks share one x_mid */
+        else if (!pass->options.recompute && !all_finite(state->x_mid, count))
+            part = ", attention";
+        if (block == 0 && !all_finite(state->x_in, count)) {
+            snprintf(place, size, "the embedding");
+            return;
+        }
         if (part != NULL) {
-            snprintf(place, size, "block %d, %s", block, part);
+            snprintf(place, size, "block %d%s", block, part);
             return;
         }
     }
-    snprintf(place, size, "%s",
-             all_finite(pass->x_out, count) ? "the output layer" : "the last FFN");
+    snprintf(place, size, "the output layer");
 }

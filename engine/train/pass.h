@@ -55,7 +55,8 @@ void xm_pass_run(xm_pass *pass, const float *parameters, const int32_t *tokens,
 const float *xm_pass_losses(const xm_pass *pass);
 /* After a run: what the router of a MoE block decided. */
 const xm_routes *xm_pass_routes(const xm_pass *pass, int32_t block);
-/* After a run with a loss that is not finite: where the first such value is, as "block 3, FFN". */
+/* After a run with a loss that is not finite: where the first such value is, as "block 3, FFN";
+ * with recompute "block 3". */
 void xm_pass_name_nonfinite(const xm_pass *pass, char *place, size_t size);
 
 #endif

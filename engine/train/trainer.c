@@ -39,12 +39,16 @@ struct xm_trainer {
 
 static xmoe_status check_lengths(const xm_trainer *trainer, xmoe_error *error)
 {
-    for (int32_t i = 0; i < trainer->corpus->domain_count; i++)
-        if (trainer->corpus->train[i].count <= (size_t)trainer->options.shape.context)
-            return xm_fail_argument(error, "context",
-                                    "the training text of %s has %zu tokens, a sequence %d",
-                                    trainer->corpus->names[i], trainer->corpus->train[i].count,
-                                    trainer->options.shape.context);
+    const xm_corpus *corpus = trainer->corpus;
+    for (int32_t i = 0; i < corpus->domain_count; i++) {
+        if (corpus->train[i].count <= (size_t)trainer->options.shape.context)
+            return xm_fail_argument(
+                error, "context", "the training text of %s has %zu tokens, a sequence %d",
+                corpus->names[i], corpus->train[i].count, trainer->options.shape.context);
+        if (corpus->valid[i].count < 2)
+            return xm_fail_argument(error, "data", "the validation text of %s is empty",
+                                    corpus->names[i]);
+    }
     return XMOE_OK;
 }
 
@@ -117,7 +121,8 @@ static xmoe_status initialise(xm_trainer *trainer, xmoe_error *error)
     xm_gguf *file = NULL;
     status = xm_gguf_open(trainer->options.init, &file, error);
     if (status == XMOE_OK)
-        status = xm_model_file_grow(file, trainer->network, trainer->parameters, error);
+        status = xm_model_file_grow(file, &trainer->corpus->vocabulary, trainer->network,
+                                    trainer->parameters, error);
     xm_gguf_close(file);
     return status;
 }
@@ -172,6 +177,7 @@ static xm_checkpoint make_checkpoint(const xm_trainer *trainer)
                      .vocabulary = xm_vocabulary_hash(&trainer->corpus->vocabulary),
                      .seed = trainer->options.seed,
                      .sequences = trainer->options.sequences,
+                     .groups = trainer->options.groups,
                      .optimizer = trainer->options.rule.kind,
                      .precision = trainer->gemm->precision},
         .step = trainer->step,

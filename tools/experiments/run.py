@@ -146,7 +146,8 @@ class Queue:
             process.communicate()
             raise
         if process.returncode != 0:
-            sys.exit(f"run.py: failed: {' '.join(map(str, command))}")
+            what = "interrupted" if process.returncode == 130 else "failed"
+            sys.exit(f"run.py: {what}: {' '.join(map(str, command))}")
         return output
 
     def say(self, text):

@@ -43,7 +43,7 @@ def is_worth_it(name):
 
 def varies(name):
     """Whether the router takes more experts for one token than for another."""
-    return plan.router(name) in ("threshold", "sigmoid")
+    return plan.is_set_by_threshold(name)
 
 
 def read_vocabulary(path):
