@@ -18,8 +18,8 @@ static char *make_header(const xm_network *network, const xm_corpus *corpus)
     FILE *file = open_memstream(&line, &length);
     if (file == NULL)
         return NULL;
-    fprintf(file, "step,tokens,learning_rate,loss,balance_loss,gradient_norm,tokens_per_second,"
-                  "gflops,gemm_peak_share,dropped_fraction");
+    fprintf(file, "step,tokens,learning_rate,loss,balance_loss,router_entropy,z_loss,sparsity_loss,"
+                  "gradient_norm,tokens_per_second,gflops,gemm_peak_share,dropped_fraction");
     for (int32_t block = 0; block < network->shape.blocks; block++)
         if (network->blocks[block].moe)
             fprintf(file, ",active_blk%d", block);
@@ -88,10 +88,11 @@ void xm_run_log_write(FILE *log, const xm_trainer *trainer, const xm_corpus *cor
     const xm_network *network = xm_trainer_network(trainer);
     const xm_step_report *step = line->step;
     double tokens = (double)step->result.tokens;
-    fprintf(log, "%" PRIu64 ",%.0f,%.4g,%.4f,%.4f,%.4f,%.0f,%.2f,%.3f,%.5f", step->step,
-            (double)step->step * tokens, step->rate, line->loss, step->result.balance_loss,
-            step->norm, line->tokens_per_second, line->flops * 1e-9, line->peak_share,
-            step->result.dropped);
+    fprintf(log, "%" PRIu64 ",%.0f,%.4g,%.4f,%.4f,%.4f,%.4f,%.4f,%.4f,%.0f,%.2f,%.3f,%.5f",
+            step->step, (double)step->step * tokens, step->rate, line->loss,
+            step->result.balance_loss, step->result.entropy, step->result.z_loss,
+            step->result.sparsity, step->norm, line->tokens_per_second, line->flops * 1e-9,
+            line->peak_share, step->result.dropped);
     for (int32_t block = 0; block < network->shape.blocks; block++)
         if (network->blocks[block].moe)
             fprintf(log, ",%.2f", step->result.active[block] / tokens);
