@@ -321,8 +321,8 @@ typedef struct {
     float top_p;              /* (0, 1]; 1: off */
     int32_t top_k;            /* 0: off */
     float min_p;              /* [0, 1); 0: off */
-    float presence_penalty;   /* subtracted once from tokens generated before */
-    float frequency_penalty;  /* subtracted per occurrence of tokens generated before */
+    float presence_penalty;   /* in [-1e6, 1e6]: subtracted once from tokens generated before */
+    float frequency_penalty;  /* likewise, subtracted for each time that they were */
     float repetition_penalty; /* divides positive, multiplies negative logits of seen tokens; 1:
                                  off; looks at prompt and output */
     uint64_t seed;            /* draws depend on (seed, choice, position) alone */

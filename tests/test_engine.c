@@ -237,7 +237,7 @@ static void wrong_parameters_are_named(void **state)
     REFUSED(params.sampling.top_k, -1, XMOE_ERROR_ARGUMENT, "top_k");
     REFUSED(params.sampling.min_p, 1, XMOE_ERROR_ARGUMENT, "min_p");
     REFUSED(params.sampling.presence_penalty, NAN, XMOE_ERROR_ARGUMENT, "presence_penalty");
-    REFUSED(params.sampling.frequency_penalty, INFINITY, XMOE_ERROR_ARGUMENT, "frequency_penalty");
+    REFUSED(params.sampling.frequency_penalty, -2e6F, XMOE_ERROR_ARGUMENT, "frequency_penalty");
     REFUSED(params.sampling.repetition_penalty, 0, XMOE_ERROR_ARGUMENT, "repetition_penalty");
     REFUSED(params.top_logprobs, 21, XMOE_ERROR_ARGUMENT, "top_logprobs");
     REFUSED(params.deadline_seconds, -1, XMOE_ERROR_ARGUMENT, "deadline_seconds");

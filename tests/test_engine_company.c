@@ -3,6 +3,7 @@
  * budget, threads, prefix cache, famine, number of choices, generation or score.
  */
 #include "engine_fixture.h"
+#include "model/model.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -161,6 +162,45 @@ static void scores_equal_what_generation_said(void **state)
     xmoe_engine_free(engine);
 }
 
+static call *routed_call(xmoe_router_type type)
+{
+    call *c = call_new(1);
+    c->params.prompt_length = 50;
+    for (int32_t i = 0; i < c->routing.layer_count; i++)
+        c->routing.layers[i] = (xmoe_router){.type = type, .threshold = 1, .min_experts = 1};
+    return c;
+}
+
+/* A threshold of 1 is all experts, but for models trained with top-k it is their k: the prefix of
+ * one is none of the other's, also where the file makes a threshold the default. */
+static void prefixes_are_of_one_routing(void **state)
+{
+    (void)state;
+    int32_t kept[MOE_LAYERS];
+    for (int32_t i = 0; i < MOE_LAYERS; i++) {
+        xm_gate_rules *rules = &engine_model->layers[engine_model->moe_layers[i]].moe.rules;
+        kept[i] = rules->trained_top_k;
+        rules->trained_top_k = 2;
+    }
+    xmoe_engine *engine = engine_create_small();
+    call *first = routed_call(XMOE_ROUTER_THRESHOLD), *second = routed_call(XMOE_ROUTER_DENSE),
+         *third = routed_call(XMOE_ROUTER_THRESHOLD);
+    call_run(engine, first);
+    call_run(engine, second);
+    call_run(engine, third);
+    assert_true(first->summary.mean_active_experts == 2);
+    assert_true(second->summary.mean_active_experts == EXPERTS);
+    assert_int_equal(second->summary.cached_tokens, 0);
+    assert_true(third->summary.cached_tokens > 0);
+    call_assert_same_choice(&first->choices[0], &third->choices[0]);
+    free(first);
+    free(second);
+    free(third);
+    xmoe_engine_free(engine);
+    for (int32_t i = 0; i < MOE_LAYERS; i++)
+        engine_model->layers[engine_model->moe_layers[i]].moe.rules.trained_top_k = kept[i];
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -168,6 +208,7 @@ int main(void)
         cmocka_unit_test(answers_are_the_same_in_famine),
         cmocka_unit_test(a_choice_does_not_depend_on_their_number),
         cmocka_unit_test(scores_equal_what_generation_said),
+        cmocka_unit_test(prefixes_are_of_one_routing),
     };
     return cmocka_run_group_tests(tests, engine_load_model, engine_free_model);
 }

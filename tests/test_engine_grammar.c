@@ -192,6 +192,23 @@ static void a_choice_ends_where_its_grammar_must(void **state)
     free(c);
 }
 
+/* A grammar may name what ends a text: then that is a part of it, also with ignore_eos. */
+static void a_grammar_may_name_the_end(void **state)
+{
+    (void)state;
+    for (int32_t ignore = 0; ignore < 2; ignore++) {
+        call *c = run_one("root ::= \"yes\" <|endoftext|>", NULL, ignore, 50);
+        assert_int_equal(c->choices[0].finish, XMOE_FINISH_STOP);
+        assert_memory_equal(c->choices[0].text, "yes", 4);
+        assert_in_range(c->choices[0].count, 2, 4);
+        assert_int_equal(c->choices[0].tokens[c->choices[0].count - 1], 256);
+        free(c);
+    }
+    call *c = run_one("root ::= \"a\"", "<|endoftext|>", true, 90); /* before its trigger */
+    assert_true(c->finish == XMOE_FINISH_STOP || c->finish == XMOE_FINISH_LENGTH);
+    free(c);
+}
+
 static void a_triggered_grammar_holds_behind_its_trigger(void **state)
 {
     (void)state;
@@ -276,6 +293,7 @@ int main(void)
         cmocka_unit_test(outputs_are_json_whatever_the_weights_say),
         cmocka_unit_test(grammars_give_the_same_in_company_and_after_preemption),
         cmocka_unit_test(a_choice_ends_where_its_grammar_must),
+        cmocka_unit_test(a_grammar_may_name_the_end),
         cmocka_unit_test(a_triggered_grammar_holds_behind_its_trigger),
         cmocka_unit_test(log_probabilities_stay_the_models_own),
         cmocka_unit_test(what_cannot_be_is_an_error_that_says_so),

@@ -65,18 +65,13 @@ void xm_buffer_format(xm_buffer *buffer, const char *format, ...)
 void xm_buffer_consume(xm_buffer *buffer, size_t length)
 {
     if (length >= buffer->length) {
-        xm_buffer_clear(buffer);
+        buffer->length = 0;
+        if (buffer->data != NULL)
+            buffer->data[0] = '\0';
         return;
     }
     memmove(buffer->data, buffer->data + length, buffer->length - length + 1);
     buffer->length -= length;
-}
-
-void xm_buffer_clear(xm_buffer *buffer)
-{
-    buffer->length = 0;
-    if (buffer->data != NULL)
-        buffer->data[0] = '\0';
 }
 
 void xm_buffer_free(xm_buffer *buffer)

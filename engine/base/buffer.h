@@ -21,7 +21,6 @@ void xm_buffer_format(xm_buffer *buffer, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 /* Drops the first length bytes. */
 void xm_buffer_consume(xm_buffer *buffer, size_t length);
-void xm_buffer_clear(xm_buffer *buffer);
 void xm_buffer_free(xm_buffer *buffer);
 
 #endif

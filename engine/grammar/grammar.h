@@ -42,8 +42,8 @@ void xm_matcher_free(xm_matcher *matcher);
 /* The tokens that may come next, as bits: words has xm_token_words. End-of-text tokens are
  * among them where the grammar may end and `ends` is set, or has not begun. */
 xm_match_status xm_matcher_allowed(xm_matcher *matcher, bool ends, uint64_t *words);
-/* Takes a token that was allowed, none that ends the text. After another one no token is allowed.
- */
+/* Takes a token that was allowed; one that ends the text only where it is a part of the grammar, or
+ * of what comes before. After another one no token is allowed. */
 xm_match_status xm_matcher_take(xm_matcher *matcher, int32_t token);
 /* The grammar has begun and may end here. */
 bool xm_matcher_may_end(const xm_matcher *matcher);

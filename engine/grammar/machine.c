@@ -305,7 +305,7 @@ xm_machine_status xm_machine_token(xm_machine *m, int32_t state, int32_t token, 
     const char *bytes = xm_tokenizer_bytes(tokenizer, token, &length);
     xm_machine_status status = XM_MACHINE_OK;
     *next = state;
-    if (length == 0 || (!free && xm_tokenizer_is_special(tokenizer, token)))
+    if (!free && (length == 0 || xm_tokenizer_is_special(tokenizer, token)))
         *next = XM_STATE_DEAD;
     for (size_t i = 0; i < length && status == XM_MACHINE_OK && *next != XM_STATE_DEAD; i++)
         status = xm_machine_step(m, *next, (uint8_t)bytes[i], next);

@@ -52,7 +52,8 @@ void xm_machine_free(xm_machine *machine);
 
 /* The state after one more byte. */
 xm_machine_status xm_machine_step(xm_machine *machine, int32_t state, uint8_t byte, int32_t *next);
-/* The state after a token (none that ends the text). */
+/* The state after a token; one that ends the text leads on where the grammar names it, and before
+ * the grammar begins. */
 xm_machine_status xm_machine_token(xm_machine *machine, int32_t state, int32_t token,
                                    int32_t *next);
 /* The tokens that lead to a live state; those that end the text are left out. The words live until

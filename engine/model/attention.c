@@ -67,7 +67,8 @@ xmoe_status xm_attention_create(const xmoe_model *model, int32_t threads, int32_
         .tile = tile,
         .tiles = xm_calloc((size_t)max_rows, sizeof *attention->tiles),
         .scores_stride = stride,
-        .scores = xm_calloc_aligned(queries, stride * sizeof(float)),
+        /* Not aligned: its pages then are touched only as far as sequences become long. */
+        .scores = xm_calloc(queries, stride * sizeof(float)),
         .keys = xm_calloc(pointers, sizeof *attention->keys),
         .values = xm_calloc(pointers, sizeof *attention->values),
         .blocks_per_thread = blocks,

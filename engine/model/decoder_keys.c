@@ -81,7 +81,8 @@ static xmoe_status read_head_lengths(xm_loader *loader, xmoe_error *error)
 {
     xm_attention_shape *shape = &loader->model->attention;
     int32_t d = loader->model->info.embedding_length;
-    shape->key_length = d % shape->heads == 0 ? d / shape->heads : 0;
+    bool whole = d % shape->heads == 0 && d / shape->heads <= MAX_HEAD_LENGTH;
+    shape->key_length = whole ? d / shape->heads : 0;
     bool required = shape->key_length == 0;
     xmoe_status status = xm_key_size(loader, "attention.key_length", required, MAX_HEAD_LENGTH,
                                      &shape->key_length, error);
@@ -223,7 +224,7 @@ static xmoe_status read_rules(xm_decoder_job *job, xmoe_error *error)
                                 error)) != XMOE_OK ||
         (status = xm_key_flag(loader, "expert_weights_norm", &router->normalize, error)) !=
             XMOE_OK ||
-        (status = xm_key_number(loader, "expert_weights_scale", false, 0.0, 1e6,
+        (status = xm_key_number(loader, "expert_weights_scale", false, 0.0, 1e3,
                                 &rules->weight_scale, error)) != XMOE_OK ||
         (status = read_gating(job, error)) != XMOE_OK)
         return status;

@@ -3,6 +3,8 @@
  * families, tensors. Runs on the thread that loads the model.
  */
 #include "model/decoder.h"
+
+#include "format/utf8.h"
 #include "model/keys.h"
 
 #include <math.h>
@@ -28,8 +30,10 @@ static xmoe_status read_type(const xm_loader *loader, scaling_type *type, xmoe_e
             *type = (scaling_type)i;
             return XMOE_OK;
         }
-    return xm_key_fail(loader, key, error, "is '%.*s', expected none, linear, yarn or longrope",
-                       (int)(text.length < 32 ? text.length : 32), text.data);
+    char shown[32];
+    xm_utf8_printable(text.data, text.length, shown, sizeof shown);
+    return xm_key_fail(loader, key, error, "is '%s', expected none, linear, yarn or longrope",
+                       shown);
 }
 
 /* Divisors of the frequencies, from a tensor: needed now, before weights are packed. */

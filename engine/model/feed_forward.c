@@ -98,7 +98,8 @@ void xm_expert_feed_forward(xm_forward *forward, int32_t index, xm_selection *se
     const xm_moe_layer *moe = &layer->moe;
     bool quantize = xm_type_takes_i16(moe->up[0].type) || xm_type_takes_i16(moe->router.type) ||
                     (moe->gate != NULL && xm_type_takes_i16(moe->gate[0].type)) ||
-                    wants_i16(&layer->ffn);
+                    wants_i16(&layer->ffn) ||
+                    (layer->ffn_gate.rows > 0 && xm_type_takes_i16(layer->ffn_gate.type));
     xm_normalize(forward, &layer->ffn_norm, forward->ordinal, forward->rows, quantize);
     for (int32_t row = 0; row < forward->rows; row++)
         forward->routers[row] = &forward->segment[row]->routing->layers[index];

@@ -45,7 +45,6 @@ xmoe_status xm_kv_cache_create(const xmoe_model *model, int32_t block_count, boo
     const xm_attention_shape *shape = &model->attention;
     *cache = (xm_kv_cache){
         .block_count = block_count,
-        .layers = model->info.layer_count,
         .heads = shape->kv_heads,
         .key_length = shape->key_length,
         .value_length = shape->value_length,

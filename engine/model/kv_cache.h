@@ -12,7 +12,7 @@
 
 typedef struct {
     int32_t block_count;
-    int32_t layers, heads; /* of keys and values: not more than query heads */
+    int32_t heads; /* of keys and values: not more than query heads */
     int32_t key_length, value_length;
     bool f32;
     size_t key_bytes;   /* keys of one head of one layer of one block */

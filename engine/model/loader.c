@@ -10,6 +10,7 @@
 
 #include "base/buffer.h"
 #include "base/memory.h"
+#include "format/utf8.h"
 #include "model/pages.h"
 
 #include <stdio.h>
@@ -280,7 +281,7 @@ xmoe_status xm_loader_check_all_bound(const xm_loader *loader, xmoe_error *error
         if (is_bound(loader, tensor))
             continue;
         char name[65];
-        snprintf(name, sizeof name, "%.*s", (int)tensor->name.length, tensor->name.data);
+        xm_utf8_printable(tensor->name.data, tensor->name.length, name, sizeof name);
         return fail_tensor(loader, name, "is not part of this architecture", error);
     }
     return XMOE_OK;

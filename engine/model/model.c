@@ -4,6 +4,7 @@
  * that ends with the load. Refuses architectures without a row in families.c.
  */
 #include "base/memory.h"
+#include "format/utf8.h"
 #include "model/family.h"
 #include "model/infill.h"
 #include "model/keys.h"
@@ -139,13 +140,13 @@ static xmoe_status find_family(const xmoe_model *model, const xm_family **family
     if (status != XMOE_OK)
         return status;
     *family = xm_family_of(architecture);
+    char shown[64];
+    xm_utf8_printable(architecture.data, architecture.length, shown, sizeof shown);
     if (*family == NULL)
         return xm_fail(error, XMOE_ERROR_UNSUPPORTED,
-                       "%.150s: key 'general.architecture' is '%.*s', which this engine does not "
+                       "%.150s: key 'general.architecture' is '%s', which this engine does not "
                        "know (it knows %s)",
-                       xm_gguf_path(model->file),
-                       (int)(architecture.length < 64 ? architecture.length : 64),
-                       architecture.data, xm_family_names());
+                       xm_gguf_path(model->file), shown, xm_family_names());
     return XMOE_OK;
 }
 

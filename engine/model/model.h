@@ -114,7 +114,6 @@ struct xmoe_model {
     int32_t shared_hidden;           /* hidden size of shared experts; 0: none */
     xm_matrix token_embedding;       /* [vocabulary x d]: looked up by row */
     const float *position_embedding; /* [context][d], or NULL where positions turn (rope) */
-    const float *rope_divisors;      /* as in the file; the rope's frequencies hold them */
     xm_norm output_norm;
     xm_linear output;         /* [vocabulary x d]; may be the token embedding's */
     xm_layer *layers;         /* [info.layer_count] */

@@ -60,6 +60,7 @@ static void end_with_error(xm_scheduler *s, xm_request *request, xmoe_status sta
     xm_scheduler_end_request(s, request, XMOE_FINISH_ERROR, &error);
 }
 
+/* Counts the token that was taken. */
 static void note_token_time(xm_scheduler *s, xm_sequence *sequence, int64_t now)
 {
     xm_request *request = sequence->request;
@@ -70,7 +71,7 @@ static void note_token_time(xm_scheduler *s, xm_sequence *sequence, int64_t now)
                              xm_event_seconds(request->submitted_ns, now));
         xm_histogram_observe(&s->stats.prefill_time, xm_event_seconds(request->started_ns, now));
     }
-    if (sequence->output_length > 0)
+    if (sequence->output_length > 1)
         xm_histogram_observe(&s->stats.inter_token, xm_event_seconds(sequence->last_token_ns, now));
     sequence->last_token_ns = now;
     s->stats.generation_tokens++;
@@ -116,13 +117,13 @@ static xmoe_finish take_token(const xm_scheduler *s, xm_sequence *sequence, int3
             return XMOE_FINISH_ERROR;
         if (stopped)
             return XMOE_FINISH_STOP;
-        if (request->params.grammar != NULL) {
-            *match = xm_matcher_take(&sequence->matcher, token);
-            if (*match != XM_MATCH_OK)
-                return XMOE_FINISH_ERROR;
-            if (xm_matcher_must_end(&sequence->matcher))
-                return XMOE_FINISH_STOP;
-        }
+    }
+    if (request->params.grammar != NULL) {
+        *match = xm_matcher_take(&sequence->matcher, token);
+        if (*match != XM_MATCH_OK)
+            return XMOE_FINISH_ERROR;
+        if (xm_matcher_must_end(&sequence->matcher))
+            return XMOE_FINISH_STOP;
     }
     return sequence->output_length == request->max_tokens ? XMOE_FINISH_LENGTH : XMOE_FINISH_NONE;
 }
@@ -131,7 +132,6 @@ static void apply_token(xm_scheduler *s, xm_outcome *o)
 {
     xm_sequence *sequence = o->sequence;
     int64_t now = xm_clock_now(&s->options.clock);
-    note_token_time(s, sequence, now);
     xmoe_finish finish = take_token(s, sequence, o->token, &o->match);
     if (o->match != XM_MATCH_OK) {
         end_by_grammar(s, sequence, o->match);
@@ -141,6 +141,7 @@ static void apply_token(xm_scheduler *s, xm_outcome *o)
         end_with_error(s, sequence->request, XMOE_ERROR_MEMORY, "out of memory for a token");
         return;
     }
+    note_token_time(s, sequence, now);
     xm_event_token(s, sequence, o, now);
     if (finish != XMOE_FINISH_NONE)
         xm_scheduler_end_sequence(s, sequence, finish);

@@ -49,10 +49,14 @@ static xmoe_status check_sampling(const xmoe_model_info *info, const xmoe_sampli
         return xm_fail_argument(error, "top_k", "top_k is %d, must be 0 (off) or more", s->top_k);
     if (!(s->min_p >= 0 && s->min_p < 1))
         return xm_fail_argument(error, "min_p", "min_p is %g, must be in [0, 1)", (double)s->min_p);
-    if (!isfinite(s->presence_penalty))
-        return xm_fail_argument(error, "presence_penalty", "presence_penalty is not finite");
-    if (!isfinite(s->frequency_penalty))
-        return xm_fail_argument(error, "frequency_penalty", "frequency_penalty is not finite");
+    if (!(fabsf(s->presence_penalty) <= 1e6F))
+        return xm_fail_argument(error, "presence_penalty",
+                                "presence_penalty is %g, must be in [-1e6, 1e6]",
+                                (double)s->presence_penalty);
+    if (!(fabsf(s->frequency_penalty) <= 1e6F))
+        return xm_fail_argument(error, "frequency_penalty",
+                                "frequency_penalty is %g, must be in [-1e6, 1e6]",
+                                (double)s->frequency_penalty);
     if (!(s->repetition_penalty > 0 && s->repetition_penalty < INFINITY))
         return xm_fail_argument(error, "repetition_penalty",
                                 "repetition_penalty is %g, must be above 0",

@@ -72,9 +72,11 @@ void xm_scheduler_free(xm_scheduler *s)
 
 /* --- requests --- */
 
-static int32_t trained_top_k(const xmoe_model_info *info)
+/* The k that a threshold's bounds are made of, whatever the type by default is. */
+static int32_t trained_top_k(const xmoe_model *model)
 {
-    return info->router.type == XMOE_ROUTER_TOP_K ? info->router.top_k : 0;
+    bool any = model->info.moe_layer_count > 0;
+    return any ? model->layers[model->moe_layers[0]].moe.rules.trained_top_k : 0;
 }
 
 void xm_scheduler_submit(xm_scheduler *s, xm_request *request)
@@ -86,9 +88,9 @@ void xm_scheduler_submit(xm_scheduler *s, xm_request *request)
     else
         s->requests = request;
     s->last_request = request;
-    request->root =
-        xm_block_hash_root(s->blocks, &request->routing, s->options.model->moe_layers,
-                           s->info->moe_layer_count, s->info->expert_count, trained_top_k(s->info));
+    request->root = xm_block_hash_root(s->blocks, &request->routing, s->options.model->moe_layers,
+                                       s->info->moe_layer_count, s->info->expert_count,
+                                       trained_top_k(s->options.model));
     xm_admission_wait(s, &request->sequences[0]);
     s->unstarted++;
     s->stats.requests_submitted++;

@@ -36,7 +36,6 @@ struct xm_usage {
     uint64_t *buckets; /* [bucket_count][size] */
     int64_t *seconds;  /* [bucket_count]: the second of each bucket's work */
     int32_t bucket_count;
-    int32_t window_seconds;
     int32_t newest;       /* ring index */
     int32_t filled;       /* buckets in use */
     int64_t history_from; /* first second that the buckets cover whole or from reset on */
@@ -92,7 +91,6 @@ xmoe_status xm_usage_create(const xm_usage_options *options, xm_usage **usage_ou
     usage->layer_size = PHASES * usage->record + 2;
     usage->size = (size_t)options->layer_count * usage->layer_size;
     usage->clock = options->clock;
-    usage->window_seconds = options->window_seconds;
     usage->bucket_count = affordable_buckets(options, usage->size);
     usage->layers = xm_calloc((size_t)options->layer_count, sizeof(int32_t));
     usage->step = xm_calloc(usage->size, sizeof(uint64_t));
@@ -125,7 +123,7 @@ void xm_usage_add_position(uint64_t *record, int32_t experts, int32_t count, con
     record[XM_USAGE_HISTOGRAM + count]++;
     for (int32_t i = 0; i < count; i++) {
         counts[chosen[i]]++;
-        float weight = weights[i]; /* in [0, 1], or NaN from a broken model */
+        float weight = weights[i]; /* at most the model's scale, 1000; or NaN, if it is broken */
         if (weight > 0 && weight < 1024)
             sums[chosen[i]] += (uint64_t)(weight * 0x1p28F + 0.5F);
     }
