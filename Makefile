@@ -67,7 +67,7 @@ TESTS    := $(TEST_SOURCES:tests/%.c=$(BUILD)/tests/%)
 
 # --- targets -------------------------------------------------------------------------------------
 
-.PHONY: all help run test check lint format bench coverage install clean deps deps-test
+.PHONY: all help run test check lint format bench coverage install clean deps deps-test FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -86,14 +86,12 @@ deps:
 deps-test:
 	@deploy/install-deps.sh test
 
-test: deps-test ## install what is missing, build, run every test, also under sanitizers
+test: deps-test ## install what is missing, build, run the tests, also under sanitizers
 	@$(MAKE) --no-print-directory -j2 all
 	@tests/run.sh
 
 check: $(TESTS) ## build and run the unit tests of this configuration only
 	@set -e; for test in $(TESTS); do echo "== $$test"; $$test; done
-
-tests-build: $(TESTS)
 
 lint: ## clang-format, clang-tidy and cppcheck over the tree
 	@deploy/install-deps.sh lint
@@ -218,7 +216,7 @@ $(BUILD)/xmoe-%: $(BUILD)/obj/tools/%.o $(BUILD)/libxmoe-tools.a $(LIBRARY)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) $^ -o $@ $(TOOL_LIBS) $(ENGINE_LIBS)
 
-$(BUILD)/xmoe.pc: Makefile
+$(BUILD)/xmoe.pc: FORCE # PREFIX may be another than before
 	@mkdir -p $(@D)
 	@printf 'prefix=%s\nlibdir=$${prefix}/lib\nincludedir=$${prefix}/include\n\nName: xmoe\nDescription: inference engine for sparse mixture-of-experts language models\nVersion: %s\nRequires.private: libpcre2-8\nLibs: -L$${libdir} -lxmoe\nLibs.private: -lpthread -lm\nCflags: -I$${includedir}\n' \
 	    '$(PREFIX)' '$(VERSION)' > $@

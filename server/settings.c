@@ -36,7 +36,7 @@ const xm_setting xm_setting_table[] = {
     {"http.connections", XM_SETTING_INTEGER, AT(http_connections), 1, 100000, NULL, "2048", false, false,
      "connections open at once"},
     {"http.api_keys", XM_SETTING_LIST, AT(http_api_keys), 0, 0, NULL, "", true, true,
-     "keys of which a request must bring one as `Authorization: Bearer KEY`; none: open to all"},
+     "keys of which a request must bring one as `Authorization: Bearer KEY` or `X-Api-Key: KEY`; none: open to all"},
     {"http.api_key_file", XM_SETTING_STRING, AT(http_api_key_file), 0, 0, NULL, "", true, false,
      "file with further keys, one per line"},
     {"http.cors_origin", XM_SETTING_STRING, AT(http_cors_origin), 0, 0, NULL, "", true, false,

@@ -7,7 +7,7 @@ set -u
 cd "$(dirname "$0")/.."
 export LC_ALL=C
 parts=${XMOE_TESTS:-tools address thread plain}
-threaded="base moe scheduler engine server"
+threaded="base moe scheduler engine server usage"
 passed=0 failed=0 skipped=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

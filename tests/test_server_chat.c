@@ -233,7 +233,7 @@ static void streams_bring_calls_as_deltas(void **state)
     http_free(&answer);
 }
 
-/* With "none" the tools are not even shown, and what looks like a call is text. */
+/* With "none" the tools are not even shown. */
 static void tools_may_be_kept_away(void **state)
 {
     (void)state;
