@@ -174,7 +174,7 @@ static bool read_character(reader *r, uint32_t *value, bool *named)
     static const char names[] = "nrtfv0", values[] = "\n\r\t\f\v";
     *named = false;
     if (*r->at != '\\') {
-        size_t length = xm_text_character(r->at, strlen(r->at));
+        size_t length = xm_text_character(r->at, strnlen(r->at, 4));
         *value = decode(r->at, length);
         r->at += length;
         return true;

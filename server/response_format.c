@@ -178,10 +178,13 @@ bool xm_response_format_read(xm_grammar_cache *cache, const cJSON *body, xmoe_gr
         text = NULL;
     if (format && !from_format(cache, format, grammar, problem))
         return false;
-    if ((*grammar != NULL) + (schema != NULL) + (text != NULL) > 1)
+    if ((*grammar != NULL) + (schema != NULL) + (text != NULL) > 1) {
+        xmoe_grammar_free(*grammar);
+        *grammar = NULL;
         return xm_problem_field(problem, text ? "grammar" : "json_schema",
                                 "only one of 'response_format', 'json_schema' and 'grammar' can "
                                 "say what the answer looks like");
+    }
     if (schema)
         return from_schema(cache, schema, "json_schema", grammar, problem);
     return !text ||

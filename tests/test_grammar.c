@@ -531,6 +531,17 @@ static void hostile_grammars_stay_bounded(void **state)
     assert_int_equal(grammar_match(grammar, deep, 1100), GRAMMAR_DEAD);
     xmoe_grammar_free(grammar);
 
+    static char nested[40000];
+    char *at = nested + sprintf(nested, "root ::= r0 \"x\"\n");
+    for (int i = 0; i < 1100; i++)
+        at += sprintf(at, "r%d ::= r%d \"x\"\n", i, i + 1);
+    sprintf(at, "r1100 ::= \"a\"\n");
+    assert_string_equal(grammar_refusal(nested, NULL),
+                        "the grammar's beginning is nested too deeply");
+    assert_int_equal(
+        xm_grammar_create(grammar_tokens, nested, strlen(nested), "go", &grammar, NULL),
+        XMOE_ERROR_ARGUMENT);
+
     assert_string_equal(
         grammar_refusal("root ::= (\"a\"? \"a\"? (\"a\"? \"a\"?){300}){300} \"b\"", NULL),
         "the grammar's beginning is too ambiguous");

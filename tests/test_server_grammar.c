@@ -122,6 +122,8 @@ static void what_is_wrong_is_named(void **state)
          "the schema at '#': keyword 'contains' is not supported"},
         {"\"json_schema\": {\"$ref\": \"#\"}", "json_schema", NULL},
         {"\"json_schema\": true, \"grammar\": \"root ::= [a]\"", "grammar", NULL},
+        {"\"response_format\": {\"type\": \"json_object\"}, \"grammar\": \"root ::= [a]\"",
+         "grammar", NULL},
         {"\"response_format\": {\"type\": \"json_schema\", \"json_schema\": {\"name\": \"x\"}}",
          "response_format", "'response_format.json_schema.schema' is missing"},
         {"\"response_format\": {\"type\": \"json_schema\", \"json_schema\": {\"schema\": "

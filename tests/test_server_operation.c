@@ -2,6 +2,7 @@
  * test_server_operation.c - everything but generation: models, tokens, expert usage, routing,
  * health, metrics, slots, and what the HTTP layer says about methods, keys, origins and slowness.
  */
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -326,7 +327,21 @@ static void metrics_are_well_formed(void **state)
 
 #define SERIES(name, rest) "xmoe_request_" name "{model_name=\"model\"" rest "}"
 
-/* One observation per prompt: what was asked for, and how long its longest choice became. */
+#define COUNT(name) "xmoe_" name "_count{model_name=\"model\"}"
+
+/* Experts touched, summed over steps and layers, since the counters were reset. */
+static double distinct_experts(void)
+{
+    cJSON *usage = get("/v1/experts/usage");
+    double sum = 0;
+    for (const cJSON *layer = json_at(usage, "layers")->child; layer; layer = layer->next)
+        sum += json_number(layer, "steps") * json_number(layer, "distinct_per_step");
+    cJSON_Delete(usage);
+    return sum;
+}
+
+/* Two prompts are two observations: what was asked for, how long the longest choice became, and how
+ * long it took; three choices of seven tokens have six gaps each. */
 static void metrics_follow_requests(void **state)
 {
     (void)state;
@@ -345,11 +360,20 @@ static void metrics_follow_requests(void **state)
                 {SERIES("inference_time_seconds_count", ""), 2},
                 {SERIES("generation_tokens_count", ""), 2},
                 {SERIES("generation_tokens_sum", ""), 42},
-                {SERIES("success_total", ",finished_reason=\"length\""), 2}};
+                {SERIES("success_total", ",finished_reason=\"length\""), 2},
+                {COUNT("time_to_first_token_seconds"), 2},
+                {COUNT("inter_token_latency_seconds"), 36},
+                {COUNT("time_per_output_token_seconds"), 36},
+                {COUNT("e2e_request_latency_seconds"), 2},
+                {COUNT("request_queue_time_seconds"), 2},
+                {COUNT("request_prefill_time_seconds"), 2},
+                {COUNT("request_decode_time_seconds"), 2}};
+    static const char *const bytes = "xmoe_expert_bytes_read_total{model_name=\"model\"}";
     enum { ROWS = sizeof rows / sizeof *rows };
     double before[ROWS];
     for (size_t i = 0; i < ROWS; i++)
         before[i] = server_metric(&server, rows[i].series);
+    double read = server_metric(&server, bytes), distinct = distinct_experts();
     cJSON_Delete(server_post_json(&server, "/v1/completions",
                                   "{\"prompt\": [\"a\", \"b\"], \"n\": 3, \"max_tokens\": 7,"
                                   " \"ignore_eos\": true}",
@@ -360,6 +384,45 @@ static void metrics_follow_requests(void **state)
         if (growth != rows[i].growth)
             fail_msg("%s grew by %g", rows[i].series, growth);
     }
+    /* An expert of the model: up and down of 32 x 16, their biases, in F32. */
+    read = server_metric(&server, bytes) - read;
+    distinct = distinct_experts() - distinct;
+    assert_true(distinct > 0 && fabs(read - distinct * 4 * (2 * 32 * 16 + 16 + 32)) < 1);
+}
+
+/* Limits that are not those of the start, and an engine with other options. */
+static void limits_are_kept(void **state)
+{
+    (void)state;
+    server_child child = server_start((const char *[]){
+        "--limits-max-tokens", "3", "--limits-prompts", "2", "--limits-choices", "2",
+        "--limits-retry-seconds", "7", "--model-context-length", "64", "--engine-kv-type", "f32",
+        "--engine-step-tokens", "16", "--engine-prefix-cache", "false", NULL});
+    static const struct {
+        const char *body, *param; /* NULL: it is answered, with three tokens */
+    } rows[] = {{"{\"prompt\": \"x\", \"max_tokens\": 9, \"ignore_eos\": true}", NULL},
+                {"{\"prompt\": [\"x\", \"y\", \"z\"]}", "prompt"},
+                {"{\"prompt\": \"x\", \"n\": 3}", "n"},
+                {"{\"prompt\": \"x\", \"best_of\": 3}", "best_of"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        cJSON *answer =
+            server_post_json(&child, "/v1/completions", rows[i].body, rows[i].param ? 400 : 200);
+        if (rows[i].param)
+            assert_string_equal(json_text(answer, "error.param"), rows[i].param);
+        else
+            assert_true(json_number(answer, "usage.completion_tokens") == 3);
+        cJSON_Delete(answer);
+    }
+    char body[160];
+    snprintf(body, sizeof body, "{\"prompt\": \"%080d\"}", 0);
+    cJSON_Delete(server_post_json(&child, "/v1/completions", body, 400));
+    snprintf(body, sizeof body, "{\"prompt\": \"%040d\", \"max_tokens\": 2}", 0);
+    for (int i = 0; i < 2; i++) {
+        cJSON *answer = server_post_json(&child, "/v1/completions", body, 200);
+        assert_true(json_number(answer, "usage.prompt_tokens_details.cached_tokens") == 0);
+        cJSON_Delete(answer);
+    }
+    assert_int_equal(server_stop(&child, SIGTERM), 0);
 }
 
 static void methods_and_paths(void **state)
@@ -497,6 +560,7 @@ int main(void)
         cmocka_unit_test(origins_are_told),
         cmocka_unit_test(request_ids),
         cmocka_unit_test(slow_requests_get_408),
+        cmocka_unit_test(limits_are_kept),
         cmocka_unit_test(settings_turn_the_dial),
     };
     return cmocka_run_group_tests(tests, start, stop);

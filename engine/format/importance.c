@@ -89,6 +89,9 @@ xmoe_status xm_importance_of(const xm_importance *importance, const xm_gguf_tens
     if (status != XMOE_OK || sums == NULL)
         return status;
     uint64_t columns = matrix->shape[0], experts = matrix->shape[2];
+    if (matrix->shape[3] != 1)
+        return xm_fail(error, XMOE_ERROR_UNSUPPORTED, "%.200s: '%.64s' has four dimensions",
+                       xm_gguf_path(importance->file), name);
     if (sums->shape[0] != columns || sums->shape[1] != experts || sums->shape[2] != 1)
         return xm_fail(error, XMOE_ERROR_FORMAT,
                        "%.200s: '%.64s.in_sum2' is [%llu, %llu], but the matrix has %llu columns "

@@ -443,6 +443,7 @@ const char *xm_tokenizer_bytes(const xm_tokenizer *tokenizer, int32_t token, siz
 typedef struct {
     const xm_tokenizer *tokenizer;
     bool parse_special;
+    size_t unmarked_end; /* of the bytes without mark from where literals are looked for */
     xm_bpe_workspace workspace;
     xmoe_error *error;
 } encoding;
@@ -493,10 +494,10 @@ static const literal *match_literal(const encoding *job, const char *text, size_
 }
 
 /* Where the next literal starts; length if there is none. No byte of it has a mark. */
-static size_t find_literal(const encoding *job, const char *text, const char *marks, size_t start,
+static size_t find_literal(encoding *job, const char *text, const char *marks, size_t start,
                            size_t length, const literal **found)
 {
-    size_t end = marks ? start : length; /* of the bytes without mark from i on */
+    size_t end = marks ? job->unmarked_end : length;
     for (size_t i = start; i < length; i++) {
         if (!job->tokenizer->literal_starts[(unsigned char)text[i]])
             continue;
@@ -504,6 +505,7 @@ static size_t find_literal(const encoding *job, const char *text, const char *ma
             end = i;
         while (end < length && !marks[end])
             end++;
+        job->unmarked_end = end;
         *found = match_literal(job, text + i, end - i);
         if (*found != NULL)
             return i;

@@ -1,7 +1,8 @@
 /*
  * tokenizer_file.c - the vocabulary of a GGUF file, from its tokenizer.ggml.* keys. See
  * tokenizer.h. Runs on the thread that loads a model. What the file leaves out has the defaults
- * that llama.cpp gives it.
+ * that llama.cpp gives it, but for ids of begin and end, which then are none, and texts of no named
+ * rule, which are split by GPT-2's.
  */
 #include "format/tokenizer.h"
 

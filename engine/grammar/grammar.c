@@ -53,15 +53,17 @@ static void release_machine(xm_shared_machine *shared)
     xm_free(shared);
 }
 
-/* Takes the matcher's state over to the current machine. */
+/* Takes the matcher's state over to the current machine. One that has not begun has none yet. */
 static xm_machine_status migrate(xm_matcher *matcher)
 {
     xm_shared_machine *current = matcher->grammar->current;
     if (matcher->machine == current)
         return XM_MACHINE_OK;
-    int32_t state = 0;
-    xm_machine_status status =
-        xm_machine_copy(current->machine, matcher->machine->machine, matcher->state, &state);
+    int32_t state = XM_STATE_START;
+    xm_machine_status status = XM_MACHINE_OK;
+    if (matcher->machine != NULL)
+        status =
+            xm_machine_copy(current->machine, matcher->machine->machine, matcher->state, &state);
     if (status != XM_MACHINE_OK)
         return status;
     release_machine(matcher->machine);
@@ -102,10 +104,8 @@ static xm_match_status on_machine(xm_matcher *matcher, matcher_step step, void *
 
 void xm_matcher_init(xm_matcher *matcher, xmoe_grammar *grammar)
 {
-    pthread_mutex_lock(&grammar->lock);
-    *matcher = (xm_matcher){grammar, grammar->current, XM_STATE_START};
-    grammar->current->references++;
-    pthread_mutex_unlock(&grammar->lock);
+    /* A machine only when it is asked: one that waits keeps none alive that is full. */
+    *matcher = (xm_matcher){grammar, NULL, XM_STATE_START};
 }
 
 void xm_matcher_free(xm_matcher *matcher)
@@ -170,7 +170,8 @@ xm_match_status xm_matcher_take(xm_matcher *matcher, int32_t token)
 static bool ask(const xm_matcher *matcher, bool must)
 {
     pthread_mutex_lock(&matcher->grammar->lock);
-    const xm_machine *machine = matcher->machine->machine;
+    const xm_shared_machine *shared = matcher->machine;
+    const xm_machine *machine = (shared != NULL ? shared : matcher->grammar->current)->machine;
     bool answer = xm_machine_may_end(machine, matcher->state) &&
                   (!must || xm_machine_is_last(machine, matcher->state));
     pthread_mutex_unlock(&matcher->grammar->lock);
@@ -227,6 +228,8 @@ static xmoe_status compile(xmoe_grammar *grammar, const char *text, size_t lengt
         return XMOE_OK;
     case XM_MACHINE_NO_MEMORY:
         return xm_fail_memory(error, "grammar", length);
+    case XM_MACHINE_DEEP:
+        return xm_fail_argument(error, "grammar", "the grammar's beginning is nested too deeply");
     default:
         return xm_fail_argument(error, "grammar", "the grammar's beginning is too ambiguous");
     }

@@ -44,14 +44,6 @@ int32_t *xm_index_map_at(xm_index_map *map, uint64_t key)
     return &slot->value;
 }
 
-int32_t xm_index_map_get(const xm_index_map *map, uint64_t key)
-{
-    if (map->capacity == 0)
-        return -1;
-    const xm_index_slot *slot = find(map->slots, map->capacity, map->round, key);
-    return slot->round == map->round ? slot->value : -1;
-}
-
 void xm_index_map_clear(xm_index_map *map)
 {
     map->count = 0;

@@ -25,8 +25,6 @@ typedef struct {
 /* The place of key's value: a new one holds -1. NULL for lack of memory. It stays valid until the
  * next call. */
 int32_t *xm_index_map_at(xm_index_map *map, uint64_t key);
-/* The value, or -1. */
-int32_t xm_index_map_get(const xm_index_map *map, uint64_t key);
 void xm_index_map_clear(xm_index_map *map);
 void xm_index_map_free(xm_index_map *map);
 

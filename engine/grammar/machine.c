@@ -220,7 +220,10 @@ static xm_machine_status begin_grammar(xm_machine *m, int32_t *state)
     const xm_program *p = m->options.program;
     begin_gathering(m);
     xm_machine_status status = gather(m, p->entries[p->root], 0);
-    return status == XM_MACHINE_OK ? make_state(m, 0, state) : status;
+    if (status == XM_MACHINE_OK)
+        status = make_state(m, 0, state);
+    /* Some text is in every grammar, so all runs were given up. */
+    return status == XM_MACHINE_OK && *state == XM_STATE_DEAD ? XM_MACHINE_DEEP : status;
 }
 
 /* Before the grammar. */
@@ -316,13 +319,20 @@ xm_machine_status xm_machine_token(xm_machine *m, int32_t state, int32_t token, 
 
 /* --- states with the same mask ---------------------------------------------------------------- */
 
+/* Pays for a stack that is built anew. */
+static xm_machine_status pay_for_frames(xm_machine *m, int32_t depth)
+{
+    m->work += (size_t)depth / 16;
+    return m->work > XM_MACHINE_WORK ? XM_MACHINE_FULL : XM_MACHINE_OK;
+}
+
 /* The stack with no frame of more than `most` passes. */
 static xm_machine_status shorten_frame(xm_machine *m, int32_t frame, int32_t most, int32_t *shorter)
 {
     int32_t nodes[XM_MACHINE_DEPTH], depth = 0;
-    xm_machine_status status = XM_MACHINE_OK;
     for (; frame != 0; frame = m->frames[frame].parent)
         nodes[depth++] = xm_program_with_passes(m->options.program, m->frames[frame].node, most);
+    xm_machine_status status = pay_for_frames(m, depth);
     *shorter = 0;
     while (depth > 0 && status == XM_MACHINE_OK)
         status = push_frame(m, nodes[--depth], *shorter, shorter);
@@ -333,7 +343,7 @@ xm_machine_status xm_machine_like(xm_machine *m, int32_t state, int32_t *like)
 {
     const xm_state s = m->states[state];
     xm_machine_status status = XM_MACHINE_OK;
-    *like = s.like;
+    *like = m->options.program->chain_count == 0 ? state : s.like; /* nothing to shorten */
     if (*like != XM_UNKNOWN)
         return XM_MACHINE_OK;
     begin_gathering(m);
@@ -362,7 +372,9 @@ static xm_machine_status make_first_states(xm_machine *m)
     xm_machine_status status = make_state(m, 0, &state); /* XM_STATE_DEAD */
     if (status != XM_MACHINE_OK)
         return status;
-    return triggered ? make_state(m, 1, &state) : begin_grammar(m, &state); /* XM_STATE_START */
+    if (triggered)
+        status = make_state(m, 1, &state); /* XM_STATE_START; and what it leads to, as a check */
+    return status == XM_MACHINE_OK ? begin_grammar(m, &state) : status;
 }
 
 xm_machine_status xm_machine_create(const xm_machine_options *options, xm_machine **machine)
@@ -413,9 +425,9 @@ static xm_machine_status copy_frame(xm_machine *to, const xm_machine *from, int3
 {
     int32_t nodes[XM_MACHINE_DEPTH];
     int32_t depth = 0;
-    xm_machine_status status = XM_MACHINE_OK;
     for (; frame != 0; frame = from->frames[frame].parent)
         nodes[depth++] = from->frames[frame].node;
+    xm_machine_status status = pay_for_frames(to, depth);
     *copy = 0;
     while (depth > 0 && status == XM_MACHINE_OK)
         status = push_frame(to, nodes[--depth], *copy, copy);

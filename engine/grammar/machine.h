@@ -24,7 +24,7 @@ enum {
     XM_MACHINE_DEPTH = 1000,        /* frames on a stack */
     XM_MACHINE_STATES = 20000,      /* kept by one machine */
     XM_MACHINE_SET = 16384,         /* pairs of node and stack that one state may come of */
-    XM_MACHINE_WORK = 500000,       /* such pairs that one machine looks at */
+    XM_MACHINE_WORK = 500000,       /* such pairs, or 16 frames of a stack, that it looks at */
     XM_MACHINE_MASK_BYTES = 8 << 20 /* of masks; at least a few are kept */
 };
 
@@ -34,6 +34,7 @@ typedef enum {
     XM_MACHINE_OK,
     XM_MACHINE_FULL,
     XM_MACHINE_AMBIGUOUS, /* more than XM_MACHINE_SET */
+    XM_MACHINE_DEEP,      /* all runs of the beginning have more than XM_MACHINE_DEPTH frames */
     XM_MACHINE_NO_MEMORY
 } xm_machine_status;
 
