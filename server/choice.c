@@ -14,6 +14,22 @@ static bool no_memory(xm_generation *generation)
     return xm_problem_set(&generation->problem, 503, "out_of_memory", NULL, "out of memory");
 }
 
+/* Whether a text prompt's first token is the one that the model wants before a text. */
+static bool is_added_start(const xm_generation *generation, const xm_prompt *prompt, size_t index)
+{
+    const xmoe_model_info *info = xmoe_model_get_info(generation->exchange->server->model);
+    return index == 0 && prompt->text.length > 0 && info->add_bos &&
+           prompt->tokens[0] == info->bos_token;
+}
+
+/* Whether the text that is generated shows a token. */
+static bool is_shown(const xm_generation *generation, int32_t token)
+{
+    const xmoe_model *model = generation->exchange->server->model;
+    return !xmoe_token_is_end(model, token) &&
+           (generation->params.engine.special_text || !xmoe_token_is_special(model, token));
+}
+
 /* Characters that a token begins, with U+FFFD counted where its bytes do not become any. */
 static size_t count_characters(const xm_generation *generation, int32_t token, xm_utf8_place *place)
 {
@@ -72,7 +88,8 @@ static void begin_choice(xm_generation *generation, int32_t prompt, xm_choice *c
         xm_text_add(&choice->text, source->text.data, source->text.length);
     xm_utf8_place place = {0};
     for (size_t i = 0; i < source->count && !source->empty; i++)
-        choice->characters += count_characters(generation, source->tokens[i], &place);
+        if (!is_added_start(generation, source, i))
+            choice->characters += count_characters(generation, source->tokens[i], &place);
 }
 
 /* What the reply has become, without the blanks at its beginning. */
@@ -119,7 +136,8 @@ static bool apply_prompt(xm_generation *generation, int32_t index, const xmoe_ev
             float logprob = i && event->prompt_logprobs ? event->prompt_logprobs[i] : NAN;
             if (!show_token(&choices[c], offset, prompt->tokens[i], logprob, top, top_count))
                 return no_memory(generation);
-            offset += count_characters(generation, prompt->tokens[i], &place);
+            if (!is_added_start(generation, prompt, i))
+                offset += count_characters(generation, prompt->tokens[i], &place);
         }
     }
     return true;
@@ -135,7 +153,8 @@ static bool apply_token(xm_generation *generation, xm_choice *choice, const xmoe
     if (!show_token(choice, choice->characters, event->token, event->logprob, event->top,
                     event->top ? event->top_count : 0))
         return no_memory(generation);
-    choice->characters += count_characters(generation, event->token, &choice->place);
+    if (is_shown(generation, event->token))
+        choice->characters += count_characters(generation, event->token, &choice->place);
     return true;
 }
 

@@ -61,12 +61,15 @@ static bool meets(xm_jinja_run *run, xm_jinja_string self, const xm_jinja_argume
                   bool (*test)(xm_jinja_string, xm_jinja_string))
 {
     const xm_jinja_value *given = xm_jinja_argument(arguments, 0, "prefix");
+    xm_jinja_step(&run->job, self.length / 64); /* no more is compared of one text */
     if (!given || given->type != XM_JINJA_LIST || !given->list->tuple)
         return test(self, xm_jinja_argument_string(run, arguments, 0, "prefix"));
-    for (size_t i = 0; i < given->list->count; i++)
+    for (size_t i = 0; i < given->list->count; i++) {
+        xm_jinja_step(&run->job, 1 + self.length / 64);
         if (given->list->items[i].type == XM_JINJA_STRING &&
             test(self, given->list->items[i].string))
             return true;
+    }
     return false;
 }
 
@@ -142,7 +145,7 @@ METHOD(find)
 METHOD(rfind)
 {
     xm_jinja_string piece = xm_jinja_argument_string(run, arguments, 0, "sub");
-    xm_jinja_step(&run->job, self.string.length / 16);
+    xm_jinja_step(&run->job, (self.string.length / 16 + 1) * (piece.length / 64 + 1));
     for (size_t at = self.string.length + 1; at-- > 0;)
         if (xm_jinja_starts(xm_jinja_cut(self.string, at, self.string.length), piece))
             return position(run, self.string, at);

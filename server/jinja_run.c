@@ -16,6 +16,7 @@ static flow run_body(xm_jinja_run *run, const xm_jinja_nodes *body);
 void xm_jinja_assign(xm_jinja_run *run, const char *name, xm_jinja_value value)
 {
     xm_jinja_scope *scope = run->scope;
+    xm_jinja_step(&run->job, scope->count / 16);
     for (size_t i = 0; i < scope->count; i++)
         if (strcmp(scope->names[i], name) == 0) {
             scope->values[i] = value;
@@ -29,12 +30,14 @@ void xm_jinja_assign(xm_jinja_run *run, const char *name, xm_jinja_value value)
     scope->values[scope->count++] = value;
 }
 
-const xm_jinja_value *xm_jinja_look_up(const xm_jinja_run *run, const char *name)
+const xm_jinja_value *xm_jinja_look_up(xm_jinja_run *run, const char *name)
 {
-    for (const xm_jinja_scope *scope = run->scope; scope; scope = scope->parent)
+    for (const xm_jinja_scope *scope = run->scope; scope; scope = scope->parent) {
+        xm_jinja_step(&run->job, scope->count / 16);
         for (size_t i = 0; i < scope->count; i++)
             if (strcmp(scope->names[i], name) == 0)
                 return &scope->values[i];
+    }
     return NULL;
 }
 

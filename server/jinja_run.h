@@ -33,7 +33,7 @@ struct xm_jinja_run {
 /* jinja_run.c */
 void xm_jinja_assign(xm_jinja_run *run, const char *name, xm_jinja_value value);
 /* NULL where no scope has it. */
-const xm_jinja_value *xm_jinja_look_up(const xm_jinja_run *run, const char *name);
+const xm_jinja_value *xm_jinja_look_up(xm_jinja_run *run, const char *name);
 /* Runs a macro; its text. */
 xm_jinja_value xm_jinja_run_macro(xm_jinja_run *run, const xm_jinja_callable *callable,
                                   const xm_jinja_arguments *arguments);

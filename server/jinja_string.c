@@ -112,6 +112,7 @@ xm_jinja_string xm_jinja_replace(xm_jinja_job *job, xm_jinja_string string, xm_j
             memmem(string.bytes + from, string.length - from, old.bytes, old.length);
         if (!found)
             break;
+        xm_jinja_step(job, 1);
         xm_jinja_add(&builder, xm_jinja_cut(string, from, (size_t)(found - string.bytes)));
         xm_jinja_add(&builder, fresh);
         from = (size_t)(found - string.bytes) + old.length;
@@ -184,7 +185,7 @@ xm_jinja_value xm_jinja_split_right(xm_jinja_job *job, xm_jinja_string string,
         return xm_jinja_split(job, string, &separator, -1);
     xm_jinja_value reversed = xm_jinja_new_list(job, false);
     size_t to = string.length, at = to;
-    xm_jinja_step(job, string.length / 16);
+    xm_jinja_step(job, (string.length / 16 + 1) * (separator.length / 64 + 1));
     while (most > 0 && at >= separator.length) {
         if (memcmp(string.bytes + at - separator.length, separator.bytes, separator.length) != 0) {
             at--;

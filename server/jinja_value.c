@@ -215,9 +215,12 @@ bool xm_jinja_equal(xm_jinja_job *job, xm_jinja_value a, xm_jinja_value b)
     }
     if (a.type != b.type)
         return false;
-    if (a.type == XM_JINJA_STRING)
-        return a.string.length == b.string.length &&
-               memcmp(a.string.bytes, b.string.bytes, a.string.length) == 0;
+    if (a.type == XM_JINJA_STRING && a.string.length != b.string.length)
+        return false;
+    if (a.type == XM_JINJA_STRING) {
+        xm_jinja_step(job, a.string.length / 64);
+        return memcmp(a.string.bytes, b.string.bytes, a.string.length) == 0;
+    }
     bool same = a.type <= XM_JINJA_NONE;
     xm_jinja_descend(job);
     xm_jinja_step(job, 1);
@@ -241,8 +244,10 @@ int xm_jinja_compare(xm_jinja_job *job, xm_jinja_value a, xm_jinja_value b)
         double first = xm_jinja_number(a), second = xm_jinja_number(b);
         return (first > second) - (first < second);
     }
-    if (a.type == XM_JINJA_STRING && b.type == XM_JINJA_STRING)
+    if (a.type == XM_JINJA_STRING && b.type == XM_JINJA_STRING) {
+        xm_jinja_step(job, a.string.length / 64);
         return xm_jinja_string_compare(a.string, b.string);
+    }
     if (a.type != XM_JINJA_LIST || b.type != XM_JINJA_LIST)
         xm_jinja_fail(job, XM_JINJA_RUNTIME, "%s and %s have no order", xm_jinja_type_name(a),
                       xm_jinja_type_name(b));

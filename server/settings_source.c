@@ -159,9 +159,10 @@ bool xm_settings_read_keys(xm_settings *settings, char *message, size_t size)
 static bool is_foreign(const char *name, const char *value)
 {
     return strcmp(name, "XMOE_ISA") == 0 || strcmp(name, "XMOE_CONFIG") == 0 ||
-           strcmp(name, "XMOE_API_KEY") == 0 || strncmp(name, "XMOE_TEST", 9) == 0 || strstr(name, "_SERVICE_HOST") ||
-           strstr(name, "_SERVICE_PORT") || strncmp(value, "tcp://", 6) == 0 ||
-           strncmp(value, "udp://", 6) == 0 || strstr(name, "_TCP_") || strstr(name, "_UDP_");
+           strcmp(name, "XMOE_API_KEY") == 0 || strncmp(name, "XMOE_TEST", 9) == 0 ||
+           strstr(name, "_SERVICE_HOST") || strstr(name, "_SERVICE_PORT") ||
+           strncmp(value, "tcp://", 6) == 0 || strncmp(value, "udp://", 6) == 0 ||
+           strstr(name, "_TCP_") || strstr(name, "_UDP_");
 }
 
 static bool apply_variable(xm_settings *settings, const char *name, const char *value,

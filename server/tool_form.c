@@ -172,7 +172,7 @@ static bool parse_xml(const xm_tool_form *form, const char *body, xm_tool_calls 
         const char *close = value ? strstr(value, "</parameter>") : NULL;
         good = close && add_parameter(arguments, key, (size_t)(value - key), value + 1,
                                       (size_t)(close - value - 1));
-        at = key;
+        at = close;
     }
     char *text = good ? cJSON_PrintUnformatted(arguments) : NULL;
     char *called = strndup(name, (size_t)(end - name));

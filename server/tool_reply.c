@@ -279,6 +279,8 @@ void xm_reply_finish(xm_reply *reply, const xm_reply_style *style, xm_text *cont
         end_call(reply, style, reply->pending.length, false, content);
     else if (reply->state == XM_REPLY_THOUGHT)
         take_thought(reply, reply->pending.length);
+    else if (reply->state == XM_REPLY_HEADER && strncmp(reply->pending.data, "<|", 2) == 0)
+        drop(&reply->pending, reply->pending.length); /* a header that was cut is no text */
     move(&reply->pending, reply->pending.length, content);
     reply->state = XM_REPLY_TEXT;
 }

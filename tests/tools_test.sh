@@ -215,6 +215,11 @@ full_disk() {
         status=$?
     [ "$status" -eq 1 ] && says "stdout" err
 }
+inspect_full_disk() {
+    local status=0
+    "$build/xmoe-inspect" --json "$model" >/dev/full 2>"$work/err" || status=$?
+    [ "$status" -eq 1 ] && says "stdout" err
+}
 too_long() {
     run 1 generate --model "$model" "$(printf 'a b c d %.0s' {1..200})" && says "128" err
 }
@@ -238,6 +243,7 @@ check "generate: routers" all_experts
 check "generate: table of experts" usage_table
 check "generate: stop text" stop_text
 check "generate: a full disk is an error" full_disk
+check "inspect: a full disk is an error" inspect_full_disk
 check "generate: a prompt beyond the context is an error" too_long
 check "generate: empty prompt" generate ''
 check "generate: Ctrl-C ends the text early" interrupt
@@ -457,7 +463,10 @@ usage_merge() {
               json.load(open('$work/one.json')), json.load(open('$work/two.json')))" &&
         run 0 usage show --json "$work/one.json" && mv "$work/out" "$work/plain.json" &&
         run 0 usage merge "$work/sum.json" "$work/plain.json" "$work/two.json" &&
-        cp "$work/sum.json" "$work/out" && json 'r["object"] == "experts.usage" and r["phase"] == "all"'
+        cp "$work/sum.json" "$work/out" && json 'r["object"] == "experts.usage" and r["phase"] == "all"' &&
+        sed 's/"window_seconds": *null/"window_seconds": 60/' "$work/plain.json" >"$work/window.json" &&
+        run 1 usage merge "$work/sum.json" "$work/window.json" "$work/two.json" && says "of a window" err &&
+        run 0 usage show --json "$work/window.json" && json 'r["window_seconds"] == 60'
 }
 usage_compare() {
     # Against the definition: with m the mean of p and q, the mean of the divergences of p and q from m.

@@ -305,7 +305,7 @@ static int run_bench(bench *run)
         return cli_interrupted() ? CLI_INTERRUPTED : CLI_FAILED;
     }
     print_results(run);
-    return CLI_OK;
+    return cli_finish(CLI_OK);
 }
 
 /* --- command line ------------------------------------------------------------------------------

@@ -2,9 +2,12 @@
  * bench_report.c - see bench_report.h. The rooflines are computed here, from the best round of the
  * machine's limits:
  *
- *   decode    a step reads the experts it touches, the shared weights and the keys and values of
- * its sequences once: tokens/s <= sequences * bandwidth / (bytes of a step) prefill   tokens/s <=
- * peak multiply-adds/s / (multiply-adds of a token)
+ *   decode    a step reads the experts it touches, the shared weights, and the keys and values of
+ *             its sequences once: tokens/s <= sequences * bandwidth / (bytes of a step)
+ *   prefill   tokens/s <= peak multiply-adds/s / (multiply-adds of a token)
+ *
+ * Multiply-adds leave out experts that all tokens share, and latent attention is counted as if its
+ * heads were not: of such models the limit of a prefill is about right only.
  */
 #include "bench_report.h"
 
@@ -41,7 +44,8 @@ static spread_figures spread_of_kind(const bench_results *results, bench_kind ki
 static double kv_bytes(const bench_results *results, const bench_variant *variant)
 {
     const xmoe_model_info *info = results->info;
-    return variant->last.mean_position * 2 * 2 * info->layer_count * info->embedding_length;
+    return variant->last.mean_position * 2 * 2 * info->layer_count * info->kv_head_count *
+           info->head_length;
 }
 
 static double step_bytes(const bench_results *results, const bench_variant *variant)
@@ -56,10 +60,13 @@ static double prefill_multiply_adds(const bench_results *results, const bench_va
     const xmoe_model_info *info = results->info;
     double d = info->embedding_length, prompt = variant->prompt_tokens;
     double dense = info->layer_count - info->moe_layer_count;
-    double attention = info->layer_count * (4 * d * d + prompt * d);
-    double experts = 2 * d * variant->last.mean_active * info->expert_feed_forward_length;
+    double queries = (double)info->head_count * info->head_length;
+    double keys = (double)info->kv_head_count * info->head_length;
+    double attention = info->layer_count * (2 * d * queries + 2 * d * keys + prompt * queries);
+    double experts = variant->last.mean_active * (double)info->expert_multiply_adds;
     double moe = info->moe_layer_count * (experts + d * info->expert_count);
-    return attention + moe + dense * 2 * d * info->feed_forward_length +
+    double matrices = strcmp(info->architecture, "xmoe") == 0 ? 2 : 3; /* of an FFN: gated or not */
+    return attention + moe + dense * matrices * d * info->feed_forward_length +
            d * info->vocabulary_size / prompt;
 }
 

@@ -79,6 +79,9 @@ void cli_name(const char *name);
 void cli_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
 int cli_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 int cli_wrong(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* What main returns: status, or CLI_FAILED with a message if that is CLI_OK but the output proper
+ * could not be written. */
+int cli_finish(int status);
 
 /* Turns SIGINT and SIGTERM into a flag; a second signal kills. */
 void cli_catch_interrupt(void);

@@ -50,6 +50,12 @@ int cli_fail(const char *format, ...)
     return CLI_FAILED;
 }
 
+int cli_finish(int status)
+{
+    bool written = fflush(stdout) == 0 && ferror(stdout) == 0;
+    return status == CLI_OK && !written ? cli_fail("cannot write to stdout") : status;
+}
+
 int cli_wrong(const char *format, ...)
 {
     va_list arguments;

@@ -450,5 +450,5 @@ int main(int argc, char **argv)
                          "--thresholds give one");
     }
     cli_catch_interrupt();
-    return run_evaluation(&set, (const char *const *)arguments.values, arguments.count);
+    return cli_finish(run_evaluation(&set, (const char *const *)arguments.values, arguments.count));
 }

@@ -426,5 +426,5 @@ int main(int argc, char **argv)
     }
     session_close(&session);
     free(text);
-    return status;
+    return cli_finish(status);
 }

@@ -330,5 +330,5 @@ int main(int argc, char **argv)
         }
     }
     xmoe_gguf_close(file);
-    return CLI_OK;
+    return cli_finish(CLI_OK);
 }

@@ -593,5 +593,5 @@ int main(int argc, char **argv)
         int wrong = fill_trainer(&s);
         return wrong == CLI_OK ? train_bench(&s.trainer) : wrong;
     }
-    return s.evaluate != NULL ? measure(&s, &arguments) : train(&s);
+    return cli_finish(s.evaluate != NULL ? measure(&s, &arguments) : train(&s));
 }

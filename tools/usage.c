@@ -263,10 +263,7 @@ static int run_command(const settings *set, const cli_arguments *arguments)
         if (count < item->minimum || (item->maximum >= 0 && count > item->maximum)) {
             return cli_wrong("expected: xmoe-usage %s %s", item->name, item->usage);
         }
-        int status = item->run(set, arguments->values + 1, count);
-        if (status == CLI_OK && (fflush(stdout) != 0 || ferror(stdout) != 0)) {
-            status = cli_fail("cannot write to stdout");
-        }
+        int status = cli_finish(item->run(set, arguments->values + 1, count));
         return status != CLI_OK && cli_interrupted() ? CLI_INTERRUPTED : status;
     }
     return cli_wrong("unknown command '%s' (see --help)", arguments->values[0]);

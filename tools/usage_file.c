@@ -310,7 +310,11 @@ static xmoe_status read_plain(const cJSON *tree, usage_file *file, xmoe_error *e
             return status;
         }
     }
-    return read_usage(tree, "usage", phase, &file->phases[phase], error);
+    xmoe_status status = read_usage(tree, "usage", phase, &file->phases[phase], error);
+    if (status == XMOE_OK) {
+        file->phases[phase]->window_seconds = file->window_seconds;
+    }
+    return status;
 }
 
 static xmoe_status read_tree(const cJSON *tree, usage_file *file, xmoe_error *error)
