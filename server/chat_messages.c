@@ -52,8 +52,8 @@ static bool join_parts(cJSON *message, const cJSON *parts, const char *where, xm
     return good || no_memory(problem);
 }
 
-/* The arguments of a call are a string in OpenAI's API, an object in templates. */
-static bool read_call(cJSON *call, const char *where, xm_problem *problem)
+/* The arguments of a call are a string in OpenAI's API, an object in most templates. */
+static bool read_call(cJSON *call, bool as_text, const char *where, xm_problem *problem)
 {
     cJSON *function =
         cJSON_IsObject(call) ? cJSON_GetObjectItemCaseSensitive(call, "function") : NULL;
@@ -62,13 +62,20 @@ static bool read_call(cJSON *call, const char *where, xm_problem *problem)
                                 "'%s' must be {\"function\": {\"name\": ..., \"arguments\": ...}}",
                                 where);
     const cJSON *arguments = xm_json_member(function, "arguments");
-    if (cJSON_IsObject(arguments))
+    if (cJSON_IsObject(arguments) && !as_text)
         return true;
-    const char *text = arguments ? cJSON_GetStringValue(arguments) : "{}";
+    char *printed = cJSON_IsObject(arguments) ? cJSON_PrintUnformatted(arguments) : NULL;
+    const char *text = printed ? printed : arguments ? cJSON_GetStringValue(arguments) : "{}";
+    text = text && !text[0] ? "{}" : text;
     xm_problem ignored = {0};
-    cJSON *parsed =
-        text ? xm_json_parse(text[0] ? text : "{}", text[0] ? strlen(text) : 2, &ignored) : NULL;
-    if (!cJSON_IsObject(parsed)) {
+    cJSON *parsed = text ? xm_json_parse(text, strlen(text), &ignored) : NULL;
+    bool object = cJSON_IsObject(parsed);
+    if (object && as_text) {
+        cJSON_Delete(parsed);
+        parsed = cJSON_CreateString(text);
+    }
+    cJSON_free(printed);
+    if (!object) {
         cJSON_Delete(parsed);
         return xm_problem_field(
             problem, where, "'%s.function.arguments' must be a string with a JSON object", where);
@@ -76,7 +83,7 @@ static bool read_call(cJSON *call, const char *where, xm_problem *problem)
     return put(function, "arguments", parsed) || no_memory(problem);
 }
 
-static bool read_calls(const cJSON *message, int index, xm_problem *problem)
+static bool read_calls(const cJSON *message, bool as_text, int index, xm_problem *problem)
 {
     const cJSON *calls = xm_json_member(message, "tool_calls");
     char where[64];
@@ -88,13 +95,13 @@ static bool read_calls(const cJSON *message, int index, xm_problem *problem)
         return xm_problem_field(problem, where, "'%s' must be an array", where);
     for (cJSON *call = calls->child; call; call = call->next, number++) {
         snprintf(where, sizeof where, "messages[%d].tool_calls[%d]", index, number);
-        if (!read_call(call, where, problem))
+        if (!read_call(call, as_text, where, problem))
             return false;
     }
     return true;
 }
 
-static bool read_message(cJSON *message, int index, bool any_role, bool null_content,
+static bool read_message(cJSON *message, int index, const xm_message_shape *shape,
                          xm_problem *problem)
 {
     char where[64];
@@ -102,7 +109,7 @@ static bool read_message(cJSON *message, int index, bool any_role, bool null_con
     if (!cJSON_IsObject(message))
         return xm_problem_field(problem, where, "'%s' must be an object", where);
     const char *role = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(message, "role"));
-    if (!is_role(role, any_role)) {
+    if (!is_role(role, shape->any_role)) {
         snprintf(where, sizeof where, "messages[%d].role", index);
         return xm_problem_field(
             problem, where, "'%s' must be one of: system, developer, user, assistant, tool", where);
@@ -117,17 +124,17 @@ static bool read_message(cJSON *message, int index, bool any_role, bool null_con
         return xm_problem_field(problem, where, "'%s' must be a string or an array of text parts",
                                 where);
     } else if (!content) {
-        bool keep = null_content && xm_json_member(message, "tool_calls");
+        bool keep = shape->null_content && xm_json_member(message, "tool_calls");
         if (!put(message, "content", keep ? cJSON_CreateNull() : cJSON_CreateString("")))
             return no_memory(problem);
     }
     cJSON *calls = cJSON_GetObjectItemCaseSensitive(message, "tool_calls");
     if (calls && (cJSON_IsNull(calls) || (cJSON_IsArray(calls) && !calls->child)))
         cJSON_DeleteItemFromObjectCaseSensitive(message, "tool_calls"); /* says nothing */
-    return read_calls(message, index, problem);
+    return read_calls(message, shape->text_arguments, index, problem);
 }
 
-cJSON *xm_chat_messages(const cJSON *body, bool any_role, bool null_content, xm_problem *problem)
+cJSON *xm_chat_messages(const cJSON *body, const xm_message_shape *shape, xm_problem *problem)
 {
     const cJSON *given = cJSON_GetObjectItemCaseSensitive(body, "messages");
     int index = 0;
@@ -142,7 +149,7 @@ cJSON *xm_chat_messages(const cJSON *body, bool any_role, bool null_content, xm_
         no_memory(problem);
     for (cJSON *message = messages ? messages->child : NULL; message && good;
          message = message->next)
-        good = read_message(message, index++, any_role, null_content, problem);
+        good = read_message(message, index++, shape, problem);
     if (good)
         return messages;
     cJSON_Delete(messages);

@@ -1,7 +1,5 @@
 /*
- * chat_messages.h - the messages of a chat, checked and in the one shape that templates expect:
- * content is a string (or null beside tool calls, where the template asks for that), the arguments
- * of earlier calls are objects.
+ * chat_messages.h - the messages of a chat, checked and in the shape that their template expects.
  */
 #ifndef XM_SERVER_CHAT_MESSAGES_H
 #define XM_SERVER_CHAT_MESSAGES_H
@@ -9,9 +7,14 @@
 #include "json_read.h"
 #include "tool_form.h"
 
-/* A new array, which the caller deletes; NULL with a problem. any_role: other roles than OpenAI's
- * are the template's business. null_content: missing content stays null, else it becomes "". */
-cJSON *xm_chat_messages(const cJSON *body, bool any_role, bool null_content, xm_problem *problem);
+typedef struct {
+    bool any_role;       /* other roles than OpenAI's are the template's business */
+    bool null_content;   /* missing content beside calls stays null, else it becomes "" */
+    bool text_arguments; /* those of earlier calls are strings of JSON, else objects */
+} xm_message_shape;
+
+/* A new array, which the caller deletes; NULL with a problem. */
+cJSON *xm_chat_messages(const cJSON *body, const xm_message_shape *shape, xm_problem *problem);
 
 /* For templates that know of no tools: describes them in the system message, and writes earlier
  * calls and, templated, their results as text, which then the user says. False without memory. */

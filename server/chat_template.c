@@ -169,11 +169,15 @@ bool xm_chat_apply(const xm_chat_format *format, const cJSON *body, const xm_too
     bool prompt_answer = true;
     if (format->source && !format->jinja)
         return tell(&format->error, problem);
-    /* DeepSeek's templates tell a call by content that is none; others would print "None". */
-    bool null_content = format->source && strstr(format->source, "is none");
+    /* DeepSeek's templates tell a call by content that is none, others would print "None"; and its
+     * older ones add arguments to strings as they are. */
+    const char *source = format->source ? format->source : "";
+    const xm_message_shape shape = {.any_role = format->jinja,
+                                    .null_content = strstr(source, "is none"),
+                                    .text_arguments = strstr(source, "['arguments'] + '")};
     if (!xm_json_read_bool(body, "add_generation_prompt", &prompt_answer, problem))
         return false;
-    cJSON *messages = xm_chat_messages(body, format->jinja, null_content, problem);
+    cJSON *messages = xm_chat_messages(body, &shape, problem);
     bool good = messages != NULL;
     if (good && !format->knows_tools &&
         !xm_chat_messages_explain_tools(messages, choice, format->jinja))

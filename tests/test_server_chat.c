@@ -248,6 +248,30 @@ static void tools_may_be_kept_away(void **state)
 /* --- templates that fail, and models without
  * -------------------------------------------------------- */
 
+/* As DeepSeek's first templates do. */
+static void arguments_are_text_where_the_template_adds_them(void **state)
+{
+    (void)state;
+    assert_int_equal(
+        server_make_chat_model(
+            "{% if tools %}{% endif %}{% for m in messages %}{% for tool in m.tool_calls %}"
+            "{{ 'x' + tool['function']['arguments'] + 'y' }}"
+            "{% endfor %}{% endfor %}"),
+        0);
+    server_child child = server_start((const char *const[]){NULL});
+    cJSON *answer = server_post_json(
+        &child, "/apply-template",
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}, {\"role\": \"assistant\","
+        " \"tool_calls\": [{\"function\": {\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}},"
+        " {\"function\": {\"name\": \"f\", \"arguments\": {\"b\": 2}}},"
+        " {\"function\": {\"name\": \"f\", \"arguments\": \"\"}}]}]}",
+        200);
+    assert_string_equal(json_text(answer, "prompt"), "x{\"a\": 1}yx{\"b\":2}yx{}y");
+    cJSON_Delete(answer);
+    assert_int_equal(server_stop(&child, 15), 0);
+    assert_int_equal(server_remove_model(state), 0);
+}
+
 static void broken_template_takes_chats_only(void **state)
 {
     (void)state;
@@ -300,6 +324,7 @@ int main(void)
         cmocka_unit_test(tools_may_be_kept_away),
     };
     const struct CMUnitTest others[] = {
+        cmocka_unit_test(arguments_are_text_where_the_template_adds_them),
         cmocka_unit_test(broken_template_takes_chats_only),
         cmocka_unit_test(models_without_template_get_tools_too),
     };

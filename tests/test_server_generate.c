@@ -195,6 +195,20 @@ static void offsets_point_into_the_text(void **state)
     }
 }
 
+/* What is generated and not shown takes no place in the text. */
+static void hidden_tokens_take_no_place(void **state)
+{
+    (void)state;
+    cJSON *answer = complete("{\"prompt\": \"a\", \"max_tokens\": 3, \"logprobs\": 0,"
+                             " \"ignore_eos\": true, \"logit_bias\": {\"256\": 100}}");
+    assert_string_equal(json_text(answer, "choices.0.text"), "");
+    const cJSON *offset = json_at(answer, "choices.0.logprobs.text_offset");
+    assert_int_equal(cJSON_GetArraySize(offset), 3);
+    for (offset = offset->child; offset; offset = offset->next)
+        assert_true(offset->valuedouble == 0);
+    cJSON_Delete(answer);
+}
+
 /* The token of a NUL byte has a name too. */
 static void nul_has_a_name(void **state)
 {
@@ -426,6 +440,7 @@ int main(void)
         cmocka_unit_test(prompt_forms_agree),
         cmocka_unit_test(echo_and_logprobs),
         cmocka_unit_test(offsets_point_into_the_text),
+        cmocka_unit_test(hidden_tokens_take_no_place),
         cmocka_unit_test(nul_has_a_name),
         cmocka_unit_test(best_of_takes_the_likeliest),
         cmocka_unit_test(stop_ends_the_text),
