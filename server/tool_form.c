@@ -3,10 +3,13 @@
  */
 #include "tool_form.h"
 
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+
+#include "json_check.h"
 
 void xm_tool_calls_free(xm_tool_calls *calls)
 {
@@ -50,21 +53,93 @@ bool xm_tool_calls_add(const xm_tool_form *form, xm_tool_calls *calls, const cha
     return true;
 }
 
-/* {"name": ..., "arguments" or "parameters": ...}; arguments may also be JSON in a string. */
-static bool add_object(const xm_tool_form *form, const cJSON *object, xm_tool_calls *calls)
+/* --- text of values --- */
+
+/* cJSON keeps numbers as doubles, which would change long ones: so arguments are taken as they were
+ * written. These walk over text that cJSON has read; what it is too lenient about is found out
+ * afterwards, by xm_json_check. */
+static const char *skip_blanks(const char *at)
+{
+    return at + strspn(at, " \t\r\n");
+}
+
+static const char *skip_value(const char *at)
+{
+    int depth = 0;
+    do {
+        depth += (*at == '{' || *at == '[') - (*at == '}' || *at == ']');
+        if (*at == '"')
+            for (at++; *at && *at != '"'; at++)
+                at += at[0] == '\\' && at[1];
+        else if (depth == 0 && *at != '}' && *at != ']')
+            at += strcspn(at, ",]} \t\r\n") - 1;
+        at++;
+    } while (depth > 0 && *at);
+    return at;
+}
+
+/* Where the value of a member of the object begins, or NULL. */
+static const char *find_member(const char *object, const char *key)
+{
+    size_t length = strlen(key);
+    const char *at = skip_blanks(object + 1);
+    while (*at == '"') {
+        bool found = strncmp(at + 1, key, length) == 0 && at[length + 1] == '"';
+        at = skip_blanks(skip_value(at));
+        if (*at++ != ':')
+            return NULL;
+        at = skip_blanks(at);
+        if (found)
+            return at;
+        at = skip_blanks(skip_value(at));
+        at = *at == ',' ? skip_blanks(at + 1) : at;
+    }
+    return NULL;
+}
+
+/* The text of the member; NULL where it is not to be had. */
+static char *text_of_member(const char *object, const char *key)
+{
+    size_t where;
+    const char *value = find_member(object, key);
+    size_t length = value ? (size_t)(skip_value(value) - value) : 0;
+    bool good = value && xm_json_check(value, length, SIZE_MAX, &where) == NULL;
+    return good ? strndup(value, length) : NULL;
+}
+
+/* --- the forms --- */
+
+/* {"name": ..., "arguments" or "parameters": ...}; arguments may also be JSON in a string. written:
+ * the text of the object. */
+static bool add_object(const xm_tool_form *form, const cJSON *object, const char *written,
+                       xm_tool_calls *calls)
 {
     const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, "name"));
-    const cJSON *arguments = cJSON_GetObjectItemCaseSensitive(object, "arguments");
-    if (!arguments)
-        arguments = cJSON_GetObjectItemCaseSensitive(object, "parameters");
+    const char *key =
+        cJSON_GetObjectItemCaseSensitive(object, "arguments") ? "arguments" : "parameters";
+    const cJSON *arguments = cJSON_GetObjectItemCaseSensitive(object, key);
     if (!name || !(cJSON_IsObject(arguments) || cJSON_IsString(arguments)))
         return false;
     if (cJSON_IsString(arguments))
         return xm_tool_calls_add(form, calls, name, arguments->valuestring);
-    char *text = cJSON_PrintUnformatted(arguments);
+    char *text = text_of_member(written, key);
+    if (!text)
+        text = cJSON_PrintUnformatted(arguments);
     bool good = text && xm_tool_calls_add(form, calls, name, text);
     free(text);
     return good;
+}
+
+static bool add_array(const xm_tool_form *form, const cJSON *array, const char *written,
+                      xm_tool_calls *calls)
+{
+    for (const cJSON *item = array->child; item; item = item->next) {
+        written = skip_blanks(written + 1); /* behind the bracket or a comma */
+        if (!add_object(form, item, written, calls))
+            return false;
+        written = skip_blanks(skip_value(written));
+    }
+    return true;
 }
 
 /* One object, several with blanks or semicolons between, or an array of them. */
@@ -77,12 +152,8 @@ static bool parse_json(const xm_tool_form *form, const char *body, xm_tool_calls
             return good && any;
         const char *end = NULL;
         cJSON *value = cJSON_ParseWithOpts(body, &end, false);
-        const cJSON *item = NULL;
-        good = value && (cJSON_IsObject(value) || cJSON_IsArray(value));
-        if (cJSON_IsObject(value))
-            good = add_object(form, value, calls);
-        else if (good)
-            cJSON_ArrayForEach(item, value) good = good && add_object(form, item, calls);
+        good = cJSON_IsArray(value) ? add_array(form, value, body, calls)
+                                    : cJSON_IsObject(value) && add_object(form, value, body, calls);
         cJSON_Delete(value);
         any = true;
         body = end;

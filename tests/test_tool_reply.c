@@ -30,7 +30,7 @@ static const reading readings[] = {
     {HERMES, true, false, false, "Just text <b>.", "Just text <b>.", "", ""},
     {HERMES, true, false, false,
      "See:<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": [1, \"</b>\"]}}\n</tool_call>",
-     "See:", "", "f {\"x\":[1,\"</b>\"]};"},
+     "See:", "", "f {\"x\": [1, \"</b>\"]};"},
     {HERMES, true, false, false,
      "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>\n<tool_call>{\"name\": \"g\","
      " \"arguments\": \"{}\"}</tool_call>\n",
@@ -56,14 +56,25 @@ static const reading readings[] = {
      "<tool_call>\n<function=f>\n<parameter=a>\n5\n</parameter>\n<parameter=b>\ntwo\nlines\n"
      "</parameter>\n</function>\n</tool_call>",
      "", "", "f {\"a\":5,\"b\":\"two\\nlines\"};"},
+    {"<function=", true, false, false,
+     "<tool_call>\n<function=f>\n<parameter=a>\nuse <parameter=b>1\n</parameter>\n</function>\n"
+     "</tool_call>",
+     "", "", "f {\"a\":\"use <parameter=b>1\"};"},
     {"[TOOL_CALLS]", true, false, false,
      "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {\"x\": 1}}, {\"name\": \"g\", \"arguments\":"
      " {}, \"id\": \"abcdefghi\"}]",
-     "", "", "f {\"x\":1};g {};"},
+     "", "", "f {\"x\": 1};g {};"},
     {"<|tool_call|>", true, false, false,
-     "<|tool_call|>[{\"name\": \"f\", \"arguments\": {\"x\": 1}}]", "", "", "f {\"x\":1};"},
+     "<|tool_call|>[{\"name\": \"f\", \"arguments\": {\"x\": 1}}]", "", "", "f {\"x\": 1};"},
+    {HERMES, true, false, false,
+     "<tool_call>{\"arguments\": {\"n\": 1234567890123456789, \"s\": \"}\\\"\"}, \"name\": \"f\"}"
+     "</tool_call>",
+     "", "", "f {\"n\": 1234567890123456789, \"s\": \"}\\\"\"};"}, /* as it was written */
+    {HERMES, true, false, false,
+     "<tool_call>{\"name\": \"f\", \"arguments\": {\"n\": 01}}</tool_call>", "", "",
+     "f {\"n\":1};"}, /* unless it is no JSON */
     {LLAMA, true, false, false, "{\"name\": \"f\", \"parameters\": {\"x\": 1}}", "", "",
-     "f {\"x\":1};"},
+     "f {\"x\": 1};"},
     {LLAMA, true, false, false,
      "<|python_tag|>{\"name\": \"f\", \"parameters\": {}}; {\"name\": \"g\", \"parameters\": {}}",
      "", "", "f {};g {};"},
