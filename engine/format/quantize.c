@@ -13,6 +13,7 @@
 #include "base/memory.h"
 #include "base/pool.h"
 #include "format/importance.h"
+#include "format/utf8.h"
 
 #include <math.h>
 #include <string.h>
@@ -101,12 +102,14 @@ static xmoe_status convert_batch(conversion *job, batch *work)
     uint64_t count = work->end - work->first;
     int32_t tasks = (int32_t)((count + PIECE - 1) / PIECE);
     xm_pool_run(job->pool, tasks, run_piece, work);
+    char shown[64];
+    xm_utf8_printable(work->tensor->name.data, work->tensor->name.length, shown, sizeof shown);
     for (int32_t i = 0; i < tasks; i++)
         if (work->failed[i])
             return xm_fail(job->error, XMOE_ERROR_FORMAT,
                            "%.200s: tensor '%s' has values that %s cannot hold (infinite, not a "
                            "number, or too large)",
-                           xm_gguf_path(job->input), work->tensor->name.data, work->to->name);
+                           xm_gguf_path(job->input), shown, work->to->name);
     xm_gguf_writer_data(job->output, job->raw,
                         (size_t)(count / work->to->block_elements) * work->to->block_bytes);
     return XMOE_OK;
@@ -166,10 +169,13 @@ static xmoe_status describe(conversion *job)
     xm_gguf_writer_u32(job->output, rewritten[1], QUANTIZATION_VERSION);
     for (uint64_t i = 0; i < xm_gguf_tensor_count(job->input); i++) {
         const xm_gguf_tensor *tensor = xm_gguf_tensor_at(job->input, i);
-        if (tensor->traits == NULL)
+        if (tensor->traits == NULL) {
+            char shown[64];
+            xm_utf8_printable(tensor->name.data, tensor->name.length, shown, sizeof shown);
             return xm_fail(job->error, XMOE_ERROR_UNSUPPORTED,
                            "%.200s: tensor '%s' has type %u, which this engine does not read",
-                           xm_gguf_path(job->input), tensor->name.data, tensor->type_number);
+                           xm_gguf_path(job->input), shown, tensor->type_number);
+        }
         if (tensor->traits->block_elements > 1 && job->plan.types[i] != tensor->traits)
             coarse = tensor;
         xm_gguf_writer_tensor(job->output, tensor->name.data, job->plan.types[i]->type,

@@ -17,7 +17,8 @@ enum {
     JIT_STACK_MAX = 1024 * 1024,
     MATCH_LIMIT = 10 * 1000 * 1000,
     HEAP_LIMIT = 64 * 1024, /* KiB; without JIT only */
-    STAND_IN = 0x01,        /* in place of a byte that is not UTF-8; of U+FFFD's class */
+    STAND_IN = 0x01,        /* in place of a byte that is not UTF-8: no letter, number or space, as
+                             * U+FFFD is none (which is a symbol, though) */
 };
 
 struct xm_splitter {
