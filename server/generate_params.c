@@ -238,7 +238,7 @@ static bool read_form(const cJSON *body, xm_generate_params *params, xm_problem 
         return false;
     if (!form)
         return true;
-    if (params->reply.calls) {
+    if (params->reply.tools) {
         xmoe_grammar_free(form);
         return xm_problem_field(problem, "response_format",
                                 "an answer's form cannot be asked for beside 'tools', but with "
@@ -281,6 +281,7 @@ void xm_generate_params_free(xm_generate_params *params)
     }
     free(params->prompts);
     free(params->logit_bias);
+    cJSON_Delete(params->reply.tools);
     xmoe_grammar_free(params->engine.grammar);
     for (size_t i = 0; i <= XM_STOP_LIMIT; i++)
         free(params->stop[i]);

@@ -128,7 +128,7 @@ static bool read_calls(const xmoe_model *model, const xm_tool_choice *choice, co
     const char *trigger = NULL;
     params->reply = (xm_reply_style){
         .form = format->form,
-        .calls = choice->tools,
+        .tools = choice->tools ? cJSON_Duplicate(choice->tools, true) : NULL,
         .thinks = format->thinks,
         .begins_thinking = format->thinks && ends_with(prompt, "<think>"),
     };
@@ -137,6 +137,8 @@ static bool read_calls(const xmoe_model *model, const xm_tool_choice *choice, co
         params->engine.special_text = true;
     if (!choice->tools)
         return true;
+    if (!params->reply.tools)
+        return no_memory(problem);
     bool good = xm_tool_grammar(model, format->form, choice, format->thinks,
                                 params->reply.begins_thinking, &rules, &trigger, problem);
     if (good && rules.length)

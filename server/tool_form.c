@@ -143,8 +143,10 @@ static bool add_array(const xm_tool_form *form, const cJSON *array, const char *
 }
 
 /* One object, several with blanks or semicolons between, or an array of them. */
-static bool parse_json(const xm_tool_form *form, const char *body, xm_tool_calls *calls)
+static bool parse_json(const xm_tool_form *form, const cJSON *tools, const char *body,
+                       xm_tool_calls *calls)
 {
+    (void)tools;
     bool good = true, any = false;
     for (;;) {
         body += strspn(body, " \t\r\n;");
@@ -170,8 +172,10 @@ static bool is_json_object(const char *text)
 
 /* name SEPARATOR {json}, or function SEPARATOR name and the JSON in a fence, which DeepSeek's
  * older models write. */
-static bool parse_deepseek(const xm_tool_form *form, const char *body, xm_tool_calls *calls)
+static bool parse_deepseek(const xm_tool_form *form, const cJSON *tools, const char *body,
+                           xm_tool_calls *calls)
 {
+    (void)tools;
     static const char begin[] = "<｜tool▁call▁begin｜>", end[] = "<｜tool▁call▁end｜>",
                       separator[] = "<｜tool▁sep｜>";
     bool good = true, any = false;
@@ -205,9 +209,29 @@ static bool parse_deepseek(const xm_tool_form *form, const char *body, xm_tool_c
     return good && any;
 }
 
-/* <parameter=key> value </parameter>: what reads as JSON is that, all else a string. */
-static bool add_parameter(cJSON *arguments, const char *key, size_t key_length, const char *value,
-                          size_t length)
+/* Whether the tool's schema says that a parameter is a string. */
+static bool is_string(const cJSON *tools, const char *function, const char *parameter)
+{
+    const cJSON *tool;
+    cJSON_ArrayForEach(tool, tools)
+    {
+        const cJSON *about = cJSON_GetObjectItemCaseSensitive(tool, "function");
+        const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(about, "name"));
+        if (!name || strcmp(name, function) != 0)
+            continue;
+        const cJSON *schema = cJSON_GetObjectItemCaseSensitive(about, "parameters");
+        const cJSON *all = cJSON_GetObjectItemCaseSensitive(schema, "properties");
+        const cJSON *own = cJSON_GetObjectItemCaseSensitive(all, parameter);
+        const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(own, "type"));
+        return type && strcmp(type, "string") == 0;
+    }
+    return false;
+}
+
+/* <parameter=key> value </parameter>: what reads as JSON is that, where the tool wants no string;
+ * all else is one. */
+static bool add_parameter(cJSON *arguments, const cJSON *tools, const char *function,
+                          const char *key, size_t key_length, const char *value, size_t length)
 {
     if (length && *value == '\n') {
         value++;
@@ -216,7 +240,8 @@ static bool add_parameter(cJSON *arguments, const char *key, size_t key_length, 
     if (length && value[length - 1] == '\n')
         length--;
     char *name = strndup(key, key_length), *text = strndup(value, length);
-    cJSON *json = text ? cJSON_ParseWithOpts(text, NULL, true) : NULL;
+    bool string = !name || is_string(tools, function, name);
+    cJSON *json = text && !string ? cJSON_ParseWithOpts(text, NULL, true) : NULL;
     if (!json || cJSON_IsString(json)) {
         cJSON_Delete(json);
         json = text ? cJSON_CreateString(text) : NULL;
@@ -230,24 +255,25 @@ static bool add_parameter(cJSON *arguments, const char *key, size_t key_length, 
 }
 
 /* <function=name> <parameter=...>... </function>: Qwen3-Coder. */
-static bool parse_xml(const xm_tool_form *form, const char *body, xm_tool_calls *calls)
+static bool parse_xml(const xm_tool_form *form, const cJSON *tools, const char *body,
+                      xm_tool_calls *calls)
 {
     const char *name = strstr(body, "<function="), *end = name ? strchr(name, '>') : NULL;
     if (!end)
-        return parse_json(form, body, calls);
+        return parse_json(form, tools, body, calls);
     name += strlen("<function=");
     cJSON *arguments = cJSON_CreateObject();
-    bool good = arguments != NULL;
+    char *called = strndup(name, (size_t)(end - name));
+    bool good = arguments && called;
     for (const char *at = end; good && (at = strstr(at, "<parameter="));) {
         const char *key = at + strlen("<parameter="), *value = strchr(key, '>');
         const char *close = value ? strstr(value, "</parameter>") : NULL;
-        good = close && add_parameter(arguments, key, (size_t)(value - key), value + 1,
-                                      (size_t)(close - value - 1));
+        good = close && add_parameter(arguments, tools, called, key, (size_t)(value - key),
+                                      value + 1, (size_t)(close - value - 1));
         at = close;
     }
     char *text = good ? cJSON_PrintUnformatted(arguments) : NULL;
-    char *called = strndup(name, (size_t)(end - name));
-    good = text && called && xm_tool_calls_add(form, calls, called, text);
+    good = text && xm_tool_calls_add(form, calls, called, text);
     free(text);
     free(called);
     cJSON_Delete(arguments);

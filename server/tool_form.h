@@ -44,8 +44,10 @@ struct xm_tool_form {
         *call; /* a call: $n its name in quotes, $b without, $a its arguments; NULL: no grammar */
     const char *stop; /* a stop string that ends the answer after a call; NULL: none */
     bool short_ids;   /* ids of calls have nine letters and digits */
-    /* Takes calls out of what stood between open and close; false where it is none. */
-    bool (*parse)(const xm_tool_form *form, const char *body, xm_tool_calls *calls);
+    /* Takes calls of these tools out of what stood between open and close; false where it is none.
+     */
+    bool (*parse)(const xm_tool_form *form, const cJSON *tools, const char *body,
+                  xm_tool_calls *calls);
 };
 
 /* The form of a template; where it has no known one, the one that our own system message asks for.

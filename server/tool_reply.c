@@ -93,7 +93,7 @@ static bool step_text(xm_reply *reply, const xm_reply_style *style, xm_text *con
 {
     const char *markers[2];
     size_t count = 0, which = 0;
-    bool calls = style->calls;
+    bool calls = style->tools != NULL;
     if (reply->skip_blanks) {
         drop(&reply->pending, strspn(reply->pending.data, " \n"));
         if (reply->pending.length == 0)
@@ -149,7 +149,7 @@ static void end_call(xm_reply *reply, const xm_reply_style *style, size_t length
     const xm_tool_form *form = style->form;
     char *body = reply->pending.data ? strndup(reply->pending.data, length) : strdup("");
     size_t before = reply->calls.count;
-    bool good = body && form->parse && form->parse(form, body, &reply->calls);
+    bool good = body && form->parse && form->parse(form, style->tools, body, &reply->calls);
     if (!good) {
         while (reply->calls.count > before) { /* of a list that was wrong further on */
             xm_tool_call *last = &reply->calls.items[--reply->calls.count];

@@ -13,7 +13,7 @@
 /* How to read the answers of a request. */
 typedef struct {
     const xm_tool_form *form; /* the model's */
-    bool calls;               /* tools were offered */
+    cJSON *tools;             /* those offered; NULL: none. Owned by who made this */
     bool thinks;              /* <think> ... </think> is a thought */
     bool begins_thinking;     /* <think> stood at the end of the prompt */
 } xm_reply_style;

@@ -57,6 +57,10 @@ static const reading readings[] = {
      "</parameter>\n</function>\n</tool_call>",
      "", "", "f {\"a\":5,\"b\":\"two\\nlines\"};"},
     {"<function=", true, false, false,
+     "<tool_call><function=f><parameter=zip>02</parameter><parameter=a>[1]</parameter></function>"
+     "</tool_call>",
+     "", "", "f {\"zip\":\"02\",\"a\":[1]};"}, /* the schema says which is a string */
+    {"<function=", true, false, false,
      "<tool_call>\n<function=f>\n<parameter=a>\nuse <parameter=b>1\n</parameter>\n</function>\n"
      "</tool_call>",
      "", "", "f {\"a\":\"use <parameter=b>1\"};"},
@@ -105,7 +109,11 @@ static const reading readings[] = {
 
 static void read_in_steps(const reading *r, size_t step)
 {
-    xm_reply_style style = {xm_tool_form_of(r->sign), r->calls, r->thinks, r->begins_thinking};
+    xm_reply_style style = {xm_tool_form_of(r->sign), NULL, r->thinks, r->begins_thinking};
+    if (r->calls)
+        style.tools =
+            cJSON_Parse("[{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\":"
+                        " {\"properties\": {\"zip\": {\"type\": \"string\"}}}}}]");
     xm_reply reply = {0};
     xm_text content = {0}, said = {0};
     size_t length = strlen(r->answer);
@@ -121,6 +129,7 @@ static void read_in_steps(const reading *r, size_t step)
         if (strcmp(texts[i] ? texts[i] : "", expected[i]) != 0)
             fail_msg("%s\n in steps of %zu gives\n '%s' for '%s'", r->answer, step,
                      texts[i] ? texts[i] : "", expected[i]);
+    cJSON_Delete(style.tools);
     xm_text_free(&content);
     xm_text_free(&said);
     xm_reply_free(&reply);
@@ -138,7 +147,7 @@ static void answers_are_taken_apart(void **state)
 static void text_is_not_held_back(void **state)
 {
     (void)state;
-    xm_reply_style style = {xm_tool_form_of(HERMES), true, true, false};
+    xm_reply_style style = {xm_tool_form_of(HERMES), cJSON_CreateArray(), true, false};
     xm_reply reply = {0};
     xm_text content = {0};
     xm_reply_feed(&reply, &style, "Hello <to", 9, &content);
@@ -147,6 +156,7 @@ static void text_is_not_held_back(void **state)
     assert_string_equal(content.data, "Hello <top>");
     xm_text_free(&content);
     xm_reply_free(&reply);
+    cJSON_Delete(style.tools);
 }
 
 static void ids_are_as_the_form_wants_them(void **state)
