@@ -387,8 +387,7 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
     *request_context = NULL;
     xm_watch_end(server->watch, connection_of(connection));
     if (how == MHD_REQUEST_TERMINATED_COMPLETED_OK)
-        limit_stall(connection,
-                    0); /* until the next request comes, the watcher has its own limit */
+        limit_stall(connection, 0); /* the watcher has a limit of its own for what is idle */
     pthread_mutex_lock(&exchange->lock);
     bool timed_out = exchange->phase == XM_PHASE_TIMED_OUT;
     bool gone = exchange->gone;
