@@ -10,8 +10,8 @@
  * and the later ones are of its kind. Here \s is spelled out as Unicode's White_Space (PCRE2's \s
  * has U+180E too), and letters and numbers that Unicode 15 to 16 added are named, so that an older
  * PCRE2 (10.42 knows Unicode 14) cuts as Hugging Face's tokenizers do; where upper and lower case
- * matter, they count as letters without case. An alternative backtracks by one character, or by a run
- * that it has just read, so the time is linear in the text, whatever it holds.
+ * matter, they count as letters without case. An alternative backtracks by one character, or by a
+ * run that it has just read, so the time is linear in the text, whatever it holds.
  */
 #include "format/split_rules.h"
 
