@@ -314,6 +314,11 @@ static void test_broken_vocabularies(void **state)
     v = load_vocabulary();
     v->tokens[v->token_count - 1] = v->tokens[v->token_count - 2];
     expect_refusal(v, "special tokens");
+    static char letters[5001];
+    memset(letters, 'a', sizeof letters - 1);
+    v = load_vocabulary();
+    v->tokens[v->token_count - 1] = string_of(letters);
+    expect_refusal(v, "special token 2499 has 5000 bytes, at most 4096");
     v = load_vocabulary();
     v->eos = (int32_t)v->token_count;
     expect_refusal(v, "tokenizer.ggml.eos_token_id is 2500, but there are 2500 tokens");

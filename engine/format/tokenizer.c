@@ -25,6 +25,8 @@ enum {
     TYPE_BYTE = 6,
 };
 
+enum { LITERAL_BYTES = 4096 }; /* at each place of a text so much may be compared in vain */
+
 /* A token that its text stands for as a whole. */
 typedef struct {
     xm_string text;
@@ -204,6 +206,10 @@ static xmoe_status sort_literals(xm_tokenizer *tokenizer, xmoe_error *error)
     for (size_t i = 0; i < tokenizer->size; i++) {
         if (!is_literal(tokenizer, i))
             continue;
+        if (tokenizer->bytes[i].length > LITERAL_BYTES)
+            return xm_fail(error, XMOE_ERROR_FORMAT,
+                           "tokenizer.ggml.tokens: special token %zu has %zu bytes, at most %d", i,
+                           tokenizer->bytes[i].length, LITERAL_BYTES);
         tokenizer->literals[tokenizer->literal_count++] =
             (literal){tokenizer->bytes[i], (int32_t)i, tokenizer->types[i] == TYPE_CONTROL};
         tokenizer->literal_starts[(unsigned char)tokenizer->bytes[i].data[0]] = true;
