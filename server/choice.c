@@ -14,14 +14,6 @@ static bool no_memory(xm_generation *generation)
     return xm_problem_set(&generation->problem, 503, "out_of_memory", NULL, "out of memory");
 }
 
-/* Whether a text prompt's first token is the one that the model wants before a text. */
-static bool is_added_start(const xm_generation *generation, const xm_prompt *prompt, size_t index)
-{
-    const xmoe_model_info *info = xmoe_model_get_info(generation->exchange->server->model);
-    return index == 0 && prompt->text.length > 0 && info->add_bos &&
-           prompt->tokens[0] == info->bos_token;
-}
-
 /* Whether the text that is generated shows a token. */
 static bool is_shown(const xm_generation *generation, int32_t token)
 {
@@ -38,6 +30,20 @@ static size_t count_characters(const xm_generation *generation, int32_t token, x
     for (size_t i = 0; i < length; i++)
         count += xm_utf8_begins(place, (unsigned char)bytes[i]);
     return count;
+}
+
+/* The same for a token of the prompt. What the model wants before a text has no part in it: a start
+ * token, and a space. */
+static size_t count_prompt_characters(const xm_generation *generation, const xm_prompt *prompt,
+                                      size_t index, xm_utf8_place *place)
+{
+    const xmoe_model_info *info = xmoe_model_get_info(generation->exchange->server->model);
+    bool text = prompt->text.length > 0;
+    size_t first = text && info->add_bos && prompt->tokens[0] == info->bos_token ? 1 : 0;
+    if (index < first)
+        return 0;
+    size_t count = count_characters(generation, prompt->tokens[index], place);
+    return text && info->add_space && index == first && count > 0 ? count - 1 : count;
 }
 
 /* Room for one more item of size bytes; *items moves. */
@@ -88,8 +94,7 @@ static void begin_choice(xm_generation *generation, int32_t prompt, xm_choice *c
         xm_text_add(&choice->text, source->text.data, source->text.length);
     xm_utf8_place place = {0};
     for (size_t i = 0; i < source->count && !source->empty; i++)
-        if (!is_added_start(generation, source, i))
-            choice->characters += count_characters(generation, source->tokens[i], &place);
+        choice->characters += count_prompt_characters(generation, source, i, &place);
 }
 
 /* What the reply has become, without the blanks at its beginning. */
@@ -136,8 +141,7 @@ static bool apply_prompt(xm_generation *generation, int32_t index, const xmoe_ev
             float logprob = i && event->prompt_logprobs ? event->prompt_logprobs[i] : NAN;
             if (!show_token(&choices[c], offset, prompt->tokens[i], logprob, top, top_count))
                 return no_memory(generation);
-            if (!is_added_start(generation, prompt, i))
-                offset += count_characters(generation, prompt->tokens[i], &place);
+            offset += count_prompt_characters(generation, prompt, i, &place);
         }
     }
     return true;

@@ -86,6 +86,24 @@ static void generated_spaces_stay(void **state)
     cJSON_Delete(answer);
 }
 
+/* Neither <s> nor the space that encoding adds is in the text. */
+static void offsets_leave_out_what_was_added(void **state)
+{
+    (void)state;
+    static const double expected[] = {0, 0, 1, 3};
+    cJSON *answer = server_post_json(&server, "/v1/completions",
+                                     "{\"prompt\": \"a b\", \"max_tokens\": 1, \"echo\": true,"
+                                     " \"logprobs\": 0, \"logit_bias\": {\"286\": 100}}",
+                                     200);
+    assert_string_equal(json_text(answer, "choices.0.text"), "a b a");
+    const cJSON *offset = json_at(answer, "choices.0.logprobs.text_offset");
+    assert_int_equal(cJSON_GetArraySize(offset), 4);
+    offset = offset->child;
+    for (int i = 0; i < 4; i++, offset = offset->next)
+        assert_true(offset->valuedouble == expected[i]);
+    cJSON_Delete(answer);
+}
+
 static void special_tokens_are_silent(void **state)
 {
     (void)state;
@@ -136,6 +154,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(texts_come_back),
         cmocka_unit_test(generated_spaces_stay),
+        cmocka_unit_test(offsets_leave_out_what_was_added),
         cmocka_unit_test(special_tokens_are_silent),
     };
     return cmocka_run_group_tests(tests, start, stop);
