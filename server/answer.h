@@ -23,6 +23,8 @@ xmoe_request_summary xm_answer_summary(const xm_generation *generation);
 
 /* answer_parts.c */
 void xm_answer_usage(const xm_generation *generation, xm_json *json);
+/* The part of any `usage` that says how much of the prompt was taken from the cache. */
+void xm_answer_prompt_details(const xmoe_request_summary *summary, xm_json *json);
 void xm_answer_timings(const xmoe_request_summary *summary, xm_json *json);
 void xm_answer_extras(xm_generation *generation, xm_json *json); /* timings, router, expert_usage */
 void xm_answer_routed(const xm_generation *generation, const xm_choice *choice, xm_json *json);

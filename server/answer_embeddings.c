@@ -76,9 +76,7 @@ static void write_usage(const xm_generation *generation, xm_json *json)
     xm_json_open(json, "usage", '{');
     xm_json_uint(json, "prompt_tokens", sum.prompt_tokens);
     xm_json_uint(json, "total_tokens", sum.prompt_tokens);
-    xm_json_open(json, "prompt_tokens_details", '{');
-    xm_json_uint(json, "cached_tokens", sum.cached_tokens);
-    xm_json_close(json, '}');
+    xm_answer_prompt_details(&sum, json);
     xm_json_close(json, '}');
 }
 

@@ -34,6 +34,13 @@ xmoe_request_summary xm_answer_summary(const xm_generation *generation)
     return sum;
 }
 
+void xm_answer_prompt_details(const xmoe_request_summary *summary, xm_json *json)
+{
+    xm_json_open(json, "prompt_tokens_details", '{');
+    xm_json_uint(json, "cached_tokens", summary->cached_tokens);
+    xm_json_close(json, '}');
+}
+
 void xm_answer_usage(const xm_generation *generation, xm_json *json)
 {
     xmoe_request_summary sum = xm_answer_summary(generation);
@@ -41,9 +48,7 @@ void xm_answer_usage(const xm_generation *generation, xm_json *json)
     xm_json_uint(json, "prompt_tokens", sum.prompt_tokens);
     xm_json_uint(json, "completion_tokens", sum.completion_tokens);
     xm_json_uint(json, "total_tokens", sum.prompt_tokens + sum.completion_tokens);
-    xm_json_open(json, "prompt_tokens_details", '{');
-    xm_json_uint(json, "cached_tokens", sum.cached_tokens);
-    xm_json_close(json, '}');
+    xm_answer_prompt_details(&sum, json);
     xm_json_close(json, '}');
 }
 

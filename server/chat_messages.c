@@ -53,6 +53,14 @@ static bool join_parts(cJSON *message, const cJSON *parts, const char *where, xm
 }
 
 /* The arguments of a call are a string in OpenAI's API, an object in most templates. */
+static bool print_arguments(cJSON *function, const cJSON *arguments, xm_problem *problem)
+{
+    char *text = cJSON_PrintUnformatted(arguments);
+    bool good = text && put(function, "arguments", cJSON_CreateString(text));
+    cJSON_free(text);
+    return good || no_memory(problem);
+}
+
 static bool read_call(cJSON *call, bool as_text, const char *where, xm_problem *problem)
 {
     cJSON *function =
@@ -62,23 +70,20 @@ static bool read_call(cJSON *call, bool as_text, const char *where, xm_problem *
                                 "'%s' must be {\"function\": {\"name\": ..., \"arguments\": ...}}",
                                 where);
     const cJSON *arguments = xm_json_member(function, "arguments");
-    if (cJSON_IsObject(arguments) && !as_text)
-        return true;
-    char *printed = cJSON_IsObject(arguments) ? cJSON_PrintUnformatted(arguments) : NULL;
-    const char *text = printed ? printed : arguments ? cJSON_GetStringValue(arguments) : "{}";
+    if (cJSON_IsObject(arguments))
+        return !as_text || print_arguments(function, arguments, problem);
+    const char *text = arguments ? cJSON_GetStringValue(arguments) : "{}";
     text = text && !text[0] ? "{}" : text;
     xm_problem ignored = {0};
     cJSON *parsed = text ? xm_json_parse(text, strlen(text), &ignored) : NULL;
-    bool object = cJSON_IsObject(parsed);
-    if (object && as_text) {
-        cJSON_Delete(parsed);
-        parsed = cJSON_CreateString(text);
-    }
-    cJSON_free(printed);
-    if (!object) {
+    if (!cJSON_IsObject(parsed)) {
         cJSON_Delete(parsed);
         return xm_problem_field(
             problem, where, "'%s.function.arguments' must be a string with a JSON object", where);
+    }
+    if (as_text) { /* as the client wrote it */
+        cJSON_Delete(parsed);
+        parsed = cJSON_CreateString(text);
     }
     return put(function, "arguments", parsed) || no_memory(problem);
 }

@@ -224,6 +224,16 @@ static void hostile_schemas_stay_bounded(void **state)
     xmoe_grammar_free(grammar);
 }
 
+/* Appends count items, with commas between; format may take the number. Returns the end. */
+static char *repeat(char *at, int count, const char *format)
+{
+    for (int i = 0; i < count; i++) {
+        at += sprintf(at, "%s", i ? ", " : "");
+        at += sprintf(at, format, i);
+    }
+    return at;
+}
+
 /* A short text can ask for many copies of a long part, or many comparisons with it. */
 static void parts_that_are_used_often_are_bounded(void **state)
 {
@@ -232,31 +242,25 @@ static void parts_that_are_used_often_are_bounded(void **state)
     static char text[1000000];
     xm_problem problem;
     char *at = text + sprintf(text, "{\"$defs\": {\"a\": {\"enum\": [");
-    for (int i = 0; i < ENTRIES; i++)
-        at += sprintf(at, "%s\"%0300d\"", i ? ", " : "", i);
+    at = repeat(at, ENTRIES, "\"%0300d\"");
     at += sprintf(at, "]}}, \"anyOf\": [");
-    for (int i = 0; i < USES; i++)
-        at += sprintf(at, "%s{\"allOf\": [{\"$ref\": \"#/$defs/a\"}]}", i ? ", " : "");
+    at = repeat(at, USES, "{\"allOf\": [{\"$ref\": \"#/$defs/a\"}]}");
     sprintf(at, "]}");
     assert_null(schema_grammar(text, &problem));
     assert_non_null(strstr(problem.message, "too large a grammar"));
 
     at = text + sprintf(text, "{\"$defs\": {\"a\": {\"required\": [");
-    for (int i = 0; i < ENTRIES; i++)
-        at += sprintf(at, "%s\"p%d\"", i ? ", " : "", i);
+    at = repeat(at, ENTRIES, "\"p%d\"");
     at += sprintf(at, "], \"properties\": {");
-    for (int i = 0; i < ENTRIES; i++)
-        at += sprintf(at, "%s\"p%d\": {}", i ? ", " : "", i);
+    at = repeat(at, ENTRIES, "\"p%d\": {}");
     at += sprintf(at, "}}}, \"allOf\": [");
-    for (int i = 0; i < USES; i++)
-        at += sprintf(at, "%s{\"$ref\": \"#/$defs/a\"}", i ? ", " : "");
+    at = repeat(at, USES, "{\"$ref\": \"#/$defs/a\"}");
     sprintf(at, "]}");
     assert_null(schema_grammar(text, &problem));
     assert_non_null(strstr(problem.message, "is too large"));
 
     at = text + sprintf(text, "{\"properties\": {\"a\": {}}, \"type\": [");
-    for (int i = 0; i < USES; i++)
-        at += sprintf(at, "%s\"object\"", i ? ", " : "");
+    at = repeat(at, USES, "\"object\"");
     sprintf(at, "]}");
     assert_null(schema_grammar(text, &problem));
     assert_non_null(strstr(problem.message, "more than 7 entries"));

@@ -122,20 +122,21 @@ static void test_longer_context(void **state)
     train_finish(&large);
 }
 
-static void refuse_over(const xm_trainer_options *options, train_run *r, const char *words)
+static void refuse_over(const xm_trainer_options *options, train_run *r, xmoe_status status,
+                        const char *words)
 {
     xmoe_error error = {0};
-    assert_int_not_equal(xm_trainer_create(options, &r->corpus, &r->trainer, &error), XMOE_OK);
+    assert_int_equal(xm_trainer_create(options, &r->corpus, &r->trainer, &error), status);
     if (strstr(error.message, words) == NULL)
         fail_msg("\"%s\" does not say \"%s\"", error.message, words);
     train_finish(r);
 }
 
-static void refuse(const xm_trainer_options *options, const char *words)
+static void refuse(const xm_trainer_options *options, xmoe_status status, const char *words)
 {
     train_run r;
     assert_int_equal(train_open(&r, 1, NULL), XMOE_OK);
-    refuse_over(options, &r, words);
+    refuse_over(options, &r, status, words);
 }
 
 static void test_refusals(void **state)
@@ -148,34 +149,34 @@ static void test_refusals(void **state)
     options.init = path;
     const xm_network_shape shape = options.shape;
     options.shape.experts = shape.experts + 1;
-    refuse(&options, "blk.1.ffn_gate_inp.weight: dimension 1");
+    refuse(&options, XMOE_ERROR_FORMAT, "blk.1.ffn_gate_inp.weight: dimension 1");
     options.shape = shape;
     options.shape.expert_feed_forward--;
-    refuse(&options, "blk.1.ffn_up_exps.weight: dimension 1");
+    refuse(&options, XMOE_ERROR_FORMAT, "blk.1.ffn_up_exps.weight: dimension 1");
     options.shape = shape;
     options.shape.blocks--;
     options.shape.moe_every = 1;
-    refuse(&options, "has 2 blocks, this network 1");
+    refuse(&options, XMOE_ERROR_FORMAT, "has 2 blocks, this network 1");
     options.shape = shape;
     options.shape.width *= 2;
-    refuse(&options, "token_embd.weight: dimension 0");
+    refuse(&options, XMOE_ERROR_FORMAT, "token_embd.weight: dimension 0");
     options.shape = shape;
     options.shape.moe_every = 1;
-    refuse(&options, "has no tensor blk.0.ffn_gate_inp.weight");
+    refuse(&options, XMOE_ERROR_FORMAT, "has no tensor blk.0.ffn_gate_inp.weight");
 
     /* What tensors do not show. */
     options.shape = shape;
     options.shape.heads *= 2;
-    refuse(&options, "heads, this run");
+    refuse(&options, XMOE_ERROR_ARGUMENT, "heads, this run");
     options.shape = shape;
     options.shape.epsilon *= 2;
-    refuse(&options, "epsilon");
+    refuse(&options, XMOE_ERROR_ARGUMENT, "epsilon");
     options.shape = shape;
     train_run r;
     assert_int_equal(train_open(&r, 1, NULL), XMOE_OK);
     xm_merge *last = &r.corpus.vocabulary.merges[r.corpus.vocabulary.merge_count - 1];
     *last = (xm_merge){.left = last->right, .right = last->left};
-    refuse_over(&options, &r, "another vocabulary");
+    refuse_over(&options, &r, XMOE_ERROR_ARGUMENT, "another vocabulary");
 }
 
 int main(void)

@@ -209,15 +209,10 @@ stop_text() {
         generate --json --seed 3 --stop "$word" 'Once upon' &&
         json 'r["finish"] == "stop" and len(r["text"]) <= 4'
 }
-full_disk() {
-    local status=0
-    "$build/xmoe-generate" --quiet --model "$model" --max-tokens 30 x >/dev/full 2>"$work/err" ||
-        status=$?
-    [ "$status" -eq 1 ] && says "stdout" err
-}
-inspect_full_disk() {
-    local status=0
-    "$build/xmoe-inspect" --json "$model" >/dev/full 2>"$work/err" || status=$?
+full_disk() { # TOOL ARGUMENT...
+    local status=0 tool=$1
+    shift
+    "$build/xmoe-$tool" "$@" >/dev/full 2>"$work/err" || status=$?
     [ "$status" -eq 1 ] && says "stdout" err
 }
 too_long() {
@@ -242,8 +237,8 @@ check "generate: JSON and the identities of expert usage" generate_json
 check "generate: routers" all_experts
 check "generate: table of experts" usage_table
 check "generate: stop text" stop_text
-check "generate: a full disk is an error" full_disk
-check "inspect: a full disk is an error" inspect_full_disk
+check "generate: a full disk is an error" full_disk generate --quiet --model "$model" --max-tokens 30 x
+check "inspect: a full disk is an error" full_disk inspect --json "$model"
 check "generate: a prompt beyond the context is an error" too_long
 check "generate: empty prompt" generate ''
 check "generate: Ctrl-C ends the text early" interrupt

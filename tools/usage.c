@@ -50,8 +50,8 @@ static int show(const settings *set, char **paths, int count)
     } else if (usage != NULL) {
         char text[32];
         printf("model:   %s\nphase:   %s\n", file.model, usage_phase_name(usage->phase));
-        if (file.window_seconds > 0) {
-            printf("window:  %d s\n", file.window_seconds);
+        if (usage->window_seconds > 0) {
+            printf("window:  %d s\n", usage->window_seconds);
         } else {
             printf("since:   %s\n", format_date(usage->since, text));
         }

@@ -301,18 +301,19 @@ static xmoe_status read_plain(const cJSON *tree, usage_file *file, xmoe_error *e
     const cJSON *name = cJSON_GetObjectItemCaseSensitive(tree, "phase");
     const cJSON *window = cJSON_GetObjectItemCaseSensitive(tree, "window_seconds");
     xmoe_phase phase;
+    int32_t window_seconds = 0;
     if (!cJSON_IsString(name) || !usage_phase_parse(name->valuestring, &phase)) {
         return bad(error, "phase: must be \"all\", \"prefill\" or \"decode\"");
     }
     if (window != NULL && !cJSON_IsNull(window)) {
-        xmoe_status status = read_int(tree, "", "window_seconds", &file->window_seconds, error);
+        xmoe_status status = read_int(tree, "", "window_seconds", &window_seconds, error);
         if (status != XMOE_OK) {
             return status;
         }
     }
     xmoe_status status = read_usage(tree, "usage", phase, &file->phases[phase], error);
     if (status == XMOE_OK) {
-        file->phases[phase]->window_seconds = file->window_seconds;
+        file->phases[phase]->window_seconds = window_seconds;
     }
     return status;
 }

@@ -21,7 +21,6 @@ typedef struct {
     char id[USAGE_ID_BYTES];         /* "" in a plain usage object */
     char model[USAGE_MODEL_BYTES];   /* its name where the usage was counted */
     int64_t created;                 /* Unix time; 0 in a plain usage object */
-    int32_t window_seconds;          /* of a plain usage object; 0: since start or reset */
     xmoe_usage *phases[XMOE_PHASES]; /* all, or the one of a plain usage object; owned */
 } usage_file;                        /* start with {0}; usage_file_free in any state */
 

@@ -102,14 +102,16 @@ static xmoe_status convert_batch(conversion *job, batch *work)
     uint64_t count = work->end - work->first;
     int32_t tasks = (int32_t)((count + PIECE - 1) / PIECE);
     xm_pool_run(job->pool, tasks, run_piece, work);
-    char shown[64];
-    xm_utf8_printable(work->tensor->name.data, work->tensor->name.length, shown, sizeof shown);
     for (int32_t i = 0; i < tasks; i++)
-        if (work->failed[i])
+        if (work->failed[i]) {
+            char shown[64];
+            xm_utf8_printable(work->tensor->name.data, work->tensor->name.length, shown,
+                              sizeof shown);
             return xm_fail(job->error, XMOE_ERROR_FORMAT,
                            "%.200s: tensor '%s' has values that %s cannot hold (infinite, not a "
                            "number, or too large)",
                            xm_gguf_path(job->input), shown, work->to->name);
+        }
     xm_gguf_writer_data(job->output, job->raw,
                         (size_t)(count / work->to->block_elements) * work->to->block_bytes);
     return XMOE_OK;

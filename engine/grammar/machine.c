@@ -319,23 +319,20 @@ xm_machine_status xm_machine_token(xm_machine *m, int32_t state, int32_t token, 
 
 /* --- states with the same mask ---------------------------------------------------------------- */
 
-/* Pays for a stack that is built anew. */
-static xm_machine_status pay_for_frames(xm_machine *m, int32_t depth)
-{
-    m->work += (size_t)depth / 16;
-    return m->work > XM_MACHINE_WORK ? XM_MACHINE_FULL : XM_MACHINE_OK;
-}
-
-/* The stack with no frame of more than `most` passes. */
-static xm_machine_status shorten_frame(xm_machine *m, int32_t frame, int32_t most, int32_t *shorter)
+/* A stack of `from` in `to`, its frames from the bottom up, with none of more than `most` passes.
+ */
+static xm_machine_status rebuild_frame(xm_machine *to, const xm_machine *from, int32_t frame,
+                                       int32_t most, int32_t *rebuilt)
 {
     int32_t nodes[XM_MACHINE_DEPTH], depth = 0;
-    for (; frame != 0; frame = m->frames[frame].parent)
-        nodes[depth++] = xm_program_with_passes(m->options.program, m->frames[frame].node, most);
-    xm_machine_status status = pay_for_frames(m, depth);
-    *shorter = 0;
+    for (; frame != 0; frame = from->frames[frame].parent)
+        nodes[depth++] =
+            xm_program_with_passes(from->options.program, from->frames[frame].node, most);
+    to->work += (size_t)depth / 16;
+    xm_machine_status status = to->work > XM_MACHINE_WORK ? XM_MACHINE_FULL : XM_MACHINE_OK;
+    *rebuilt = 0;
     while (depth > 0 && status == XM_MACHINE_OK)
-        status = push_frame(m, nodes[--depth], *shorter, shorter);
+        status = push_frame(to, nodes[--depth], *rebuilt, rebuilt);
     return status;
 }
 
@@ -351,7 +348,7 @@ xm_machine_status xm_machine_like(xm_machine *m, int32_t state, int32_t *like)
     for (size_t i = s.first; i < s.first + s.count && status == XM_MACHINE_OK; i++) {
         uint64_t item = m->items.items[i];
         int32_t frame = 0;
-        status = shorten_frame(m, (int32_t)(uint32_t)item, m->options.tokens->depth, &frame);
+        status = rebuild_frame(m, m, (int32_t)(uint32_t)item, m->options.tokens->depth, &frame);
         if (status == XM_MACHINE_OK)
             status = push_item(&m->gathered, pack((int32_t)(item >> 32), frame));
     }
@@ -419,21 +416,6 @@ void xm_machine_free(xm_machine *m)
     xm_free(m);
 }
 
-/* The same stack in `to`: its frames from the bottom up. */
-static xm_machine_status copy_frame(xm_machine *to, const xm_machine *from, int32_t frame,
-                                    int32_t *copy)
-{
-    int32_t nodes[XM_MACHINE_DEPTH];
-    int32_t depth = 0;
-    for (; frame != 0; frame = from->frames[frame].parent)
-        nodes[depth++] = from->frames[frame].node;
-    xm_machine_status status = pay_for_frames(to, depth);
-    *copy = 0;
-    while (depth > 0 && status == XM_MACHINE_OK)
-        status = push_frame(to, nodes[--depth], *copy, copy);
-    return status;
-}
-
 xm_machine_status xm_machine_copy(xm_machine *to, const xm_machine *from, int32_t state,
                                   int32_t *copy)
 {
@@ -444,7 +426,7 @@ xm_machine_status xm_machine_copy(xm_machine *to, const xm_machine *from, int32_
     for (size_t i = s->first; i < s->first + s->count && status == XM_MACHINE_OK; i++) {
         uint64_t item = from->items.items[i];
         int32_t frame = 0;
-        status = copy_frame(to, from, (int32_t)(uint32_t)item, &frame);
+        status = rebuild_frame(to, from, (int32_t)(uint32_t)item, INT32_MAX, &frame);
         if (status == XM_MACHINE_OK)
             status = gather(to, (int32_t)(item >> 32), frame);
     }

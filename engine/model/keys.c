@@ -101,11 +101,12 @@ xmoe_status xm_key_router_kind(const xm_loader *loader, bool softmax, const xm_r
     if (status != XMOE_OK || text.data == NULL)
         return status;
     const xm_router_kind *found = xm_router_kind_by_name(text.data, text.length);
-    char shown[32];
-    xm_utf8_printable(text.data, text.length, shown, sizeof shown);
-    if (found == NULL || (softmax && found->gate != XM_GATE_SOFTMAX))
+    if (found == NULL || (softmax && found->gate != XM_GATE_SOFTMAX)) {
+        char shown[32];
+        xm_utf8_printable(text.data, text.length, shown, sizeof shown);
         return xm_key_fail(loader, "router.type", error, "is '%s', expected %s", shown,
                            softmax ? "threshold, top_k or dense" : XM_ROUTER_KIND_NAMES);
+    }
     *kind = found;
     return XMOE_OK;
 }

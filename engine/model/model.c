@@ -140,13 +140,14 @@ static xmoe_status find_family(const xmoe_model *model, const xm_family **family
     if (status != XMOE_OK)
         return status;
     *family = xm_family_of(architecture);
-    char shown[64];
-    xm_utf8_printable(architecture.data, architecture.length, shown, sizeof shown);
-    if (*family == NULL)
+    if (*family == NULL) {
+        char shown[64];
+        xm_utf8_printable(architecture.data, architecture.length, shown, sizeof shown);
         return xm_fail(error, XMOE_ERROR_UNSUPPORTED,
                        "%.150s: key 'general.architecture' is '%s', which this engine does not "
                        "know (it knows %s)",
                        xm_gguf_path(model->file), shown, xm_family_names());
+    }
     return XMOE_OK;
 }
 

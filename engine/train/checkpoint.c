@@ -24,42 +24,54 @@ typedef struct {
     int64_t precision;
 } checkpoint_header;
 
-enum { NAMED_VALUES = 5 };
+/* Names of values; NULL: none. They may come from a file. */
+static const char *router_name(int64_t value)
+{
+    return xmoe_router_type_name((xmoe_router_type)value);
+}
+
+static const char *gate_name(int64_t value)
+{
+    static const char *const names[] = {[XM_GATE_SOFTMAX] = "softmax",
+                                        [XM_GATE_SIGMOID] = "sigmoid",
+                                        [XM_GATE_BASE] = "base",
+                                        [XM_GATE_HASH] = "hash",
+                                        [XM_GATE_RECURRENT] = "recurrent"};
+    return value >= 0 && value <= XM_GATE_RECURRENT ? names[value] : NULL;
+}
+
+static const char *architecture_name(int64_t value)
+{
+    bool known = value >= 0 && value <= XM_ARCHITECTURE_OLMOE;
+    return known ? xm_architecture_name((xm_architecture)value) : NULL;
+}
+
+static const char *optimizer_name(int64_t value)
+{
+    return value == XM_OPTIMIZER_ADAMW ? "adamw" : value == XM_OPTIMIZER_MUON ? "muon" : NULL;
+}
 
 static const struct {
     const char *name;
-    const char *values[NAMED_VALUES]; /* of those that are names, not numbers */
-} shape_names[SHAPE_NUMBERS] = {
-    {"vocabulary", {NULL}},
-    {"context", {NULL}},
-    {"width", {NULL}},
-    {"blocks", {NULL}},
-    {"heads", {NULL}},
-    {"feed_forward", {NULL}},
-    {"experts", {NULL}},
-    {"expert_feed_forward", {NULL}},
-    {"moe_every", {NULL}},
-    {"router",
-     {[XMOE_ROUTER_THRESHOLD] = "threshold",
-      [XMOE_ROUTER_TOP_K] = "top_k",
-      [XMOE_ROUTER_DENSE] = "dense",
-      [XMOE_ROUTER_SIGMOID] = "sigmoid"}},
-    {"gate",
-     {[XM_GATE_SOFTMAX] = "softmax",
-      [XM_GATE_SIGMOID] = "sigmoid",
-      [XM_GATE_BASE] = "base",
-      [XM_GATE_HASH] = "hash",
-      [XM_GATE_RECURRENT] = "recurrent"}},
-    {"top_k", {NULL}},
-    {"sequences", {NULL}},
-    {"groups", {NULL}},
-    {"architecture",
-     {[XM_ARCHITECTURE_XMOE] = "xmoe",
-      [XM_ARCHITECTURE_LLAMA] = "llama",
-      [XM_ARCHITECTURE_OLMOE] = "olmoe"}},
-    {"optimizer", {[XM_OPTIMIZER_ADAMW] = "adamw", [XM_OPTIMIZER_MUON] = "muon"}},
-    {"router_views", {NULL}},
-    {"router_state", {NULL}}};
+    const char *(*name_of)(int64_t value); /* NULL: it is a number */
+} shape_names[SHAPE_NUMBERS] = {{"vocabulary", NULL},
+                                {"context", NULL},
+                                {"width", NULL},
+                                {"blocks", NULL},
+                                {"heads", NULL},
+                                {"feed_forward", NULL},
+                                {"experts", NULL},
+                                {"expert_feed_forward", NULL},
+                                {"moe_every", NULL},
+                                {"router", router_name},
+                                {"gate", gate_name},
+                                {"top_k", NULL},
+                                {"sequences", NULL},
+                                {"groups", NULL},
+                                {"architecture", architecture_name},
+                                {"optimizer", optimizer_name},
+                                {"router_views", NULL},
+                                {"router_state", NULL}};
 
 static checkpoint_header make_header(const xm_checkpoint *c)
 {
@@ -147,9 +159,10 @@ static const char *name_precision(int64_t precision)
 
 static void name_value(char text[24], size_t which, int64_t value)
 {
-    const char *const *names = shape_names[which].values;
-    if (value >= 0 && value < NAMED_VALUES && names[value] != NULL)
-        snprintf(text, 24, "%s", names[value]);
+    const char *name =
+        shape_names[which].name_of != NULL ? shape_names[which].name_of(value) : NULL;
+    if (name != NULL)
+        snprintf(text, 24, "%s", name);
     else
         snprintf(text, 24, "%lld", (long long)value);
 }

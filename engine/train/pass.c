@@ -403,19 +403,18 @@ static bool all_finite(const float *x, size_t count)
 void xm_pass_name_nonfinite(const xm_pass *pass, char *place, size_t size)
 {
     size_t count = (size_t)pass->rows * (size_t)pass->network->shape.width;
-    int32_t blocks = pass->network->shape.blocks;
-    for (int32_t block = 0; pass->options.training && block < blocks; block++) {
-        const xm_block_state *state = &pass->blocks[block];
+    int32_t blocks = pass->options.training ? pass->network->shape.blocks : 0;
+    if (blocks > 0 && !all_finite(pass->blocks[0].x_in, count)) {
+        snprintf(place, size, "the embedding");
+        return;
+    }
+    for (int32_t block = 0; block < blocks; block++) {
         const float *after = block + 1 < blocks ? pass->blocks[block + 1].x_in : pass->x_out;
-        const char *part = !all_finite(after, count) ? ", FFN" : NULL;
-        if (pass->options.recompute && part != NULL)
-            part = ""; /* all blocks share one x_mid */
-        else if (!pass->options.recompute && !all_finite(state->x_mid, count))
+        const char *part = NULL;
+        if (!pass->options.recompute && !all_finite(pass->blocks[block].x_mid, count))
             part = ", attention";
-        if (block == 0 && !all_finite(state->x_in, count)) {
-            snprintf(place, size, "the embedding");
-            return;
-        }
+        else if (!all_finite(after, count))
+            part = pass->options.recompute ? "" : ", FFN"; /* "": all blocks share one x_mid */
         if (part != NULL) {
             snprintf(place, size, "block %d%s", block, part);
             return;

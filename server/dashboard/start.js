@@ -15,9 +15,9 @@ function showBanner(text) {
 }
 
 function describeRouter(router) {
+  const threshold = Number((router.threshold ?? 0).toPrecision(3));
   const rule = {
-    threshold: `threshold ${Number((router.threshold ?? 0).toPrecision(3))}`,
-    sigmoid: `sigmoid above ${Number((router.threshold ?? 0).toPrecision(3))}`,
+    threshold: `threshold ${threshold}`, sigmoid: `sigmoid above ${threshold}`,
     top_k: `top ${router.top_k}`, dense: 'all experts'
   }[router.type];
   const bounds = [router.min_experts > 1 ? `at least ${router.min_experts}` : '', router.max_experts ? `at most ${router.max_experts}` : ''];
